@@ -1,0 +1,1 @@
+"""Who supplies the VAE and the denoising network: `nano` (ours, compact) or `turbo` (SD-Turbo)."""

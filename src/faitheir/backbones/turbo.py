@@ -1,0 +1,416 @@
+"""The paper's backbone: SD-Turbo's VAE and UNet through diffusers, adapted by LoRA through peft.
+
+The base weights stay frozen and are never written; what is trained, and stored, is the LoRA. Importing this
+module needs neither diffusers nor peft; building a ``TurboBackbone`` does.
+"""
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from faitheir.errors import ConfigError, MissingDependencyError, ModelError
+from faitheir.nn.denoiser import TRAIN_TIMESTEPS, PredictionType
+from faitheir.nn.embedder import Condition
+
+#: LoRA 32 on the UNet: every convolution and linear layer of its blocks, conv_in and conv_out: 32.446 M.
+#: Left out is each residual block's projection of the timestep: T is fixed, so all it gives is a constant per
+#: channel, and the paper's total of 985.03 M has no room for it (33.992 M with it).
+_UNET_LORA = re.compile(r"(down_blocks|mid_block|up_blocks)\.(?!.*\btime_emb_proj$).*|conv_in|conv_out")
+#: LoRA 16 on the VAE's encoder: every convolution and attention projection of it: 1.477 M. The 1x1 quant_conv
+#: after it and all of the decoder stay as they are.
+_VAE_LORA = re.compile(r"encoder\..*")
+
+#: peft's name for the one adapter; it is left out of the names in ``trained_state_dict``.
+_ADAPTER = "default"
+
+#: A name on the Hub: owner/name, or one name alone.
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def _sd_turbo_vae() -> dict[str, Any]:
+    return {
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "block_out_channels": [128, 256, 512, 512],
+        "layers_per_block": 2,
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "norm_num_groups": 32,
+        "scaling_factor": 0.18215,
+    }
+
+
+def _sd_turbo_unet() -> dict[str, Any]:
+    return {
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "layers_per_block": 2,
+        "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+        "norm_num_groups": 32,
+    }
+
+
+@dataclass(frozen=True)
+class TurboConfig:
+    """Which VAE and UNet, and how they are adapted.
+
+    ``base``, ``revision``: the model on the Hugging Face Hub that the frozen weights come from.
+    ``vae``, ``unet``: arguments of diffusers' AutoencoderKL and UNet2DConditionModel; by default SD-Turbo's.
+    A base must agree with them.
+    ``vae_lora_rank``, ``unet_lora_rank``: ranks of the LoRA on the VAE's encoder and on the UNet; 0 for none.
+    """
+
+    kind: Literal["turbo"] = "turbo"
+    base: str = "stabilityai/sd-turbo"
+    revision: str | None = None
+    vae: dict[str, Any] = field(default_factory=_sd_turbo_vae)
+    unet: dict[str, Any] = field(default_factory=_sd_turbo_unet)
+    vae_lora_rank: int = 16
+    unet_lora_rank: int = 32
+
+    def __post_init__(self) -> None:
+        """Check ranges, and that the two networks share one latent. Raises ConfigError."""
+        for name in ("vae_lora_rank", "unet_lora_rank"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; 0 (no LoRA) or more is wanted.")
+        required = {
+            "vae": ("block_out_channels", "latent_channels"),
+            "unet": ("block_out_channels", "in_channels", "out_channels", "cross_attention_dim"),
+        }
+        for table, keys in required.items():
+            for key in keys:
+                if key not in getattr(self, table):
+                    raise ConfigError(f"{table} lacks the key '{key}'.")
+        if not self.unet["in_channels"] == self.unet["out_channels"] == self.latent_channels:
+            raise ConfigError(
+                f"the unet takes {self.unet['in_channels']} channels and gives {self.unet['out_channels']}; "
+                f"the vae's latent has {self.latent_channels}, and all three must agree."
+            )
+
+    @property
+    def latent_channels(self) -> int:
+        """C, the latent's channels (SD-Turbo: 4)."""
+        return int(self.vae["latent_channels"])
+
+    @property
+    def latent_stride(self) -> int:
+        """Pixels per latent position, each side (SD-Turbo: 8)."""
+        return int(2 ** (len(self.vae["block_out_channels"]) - 1))
+
+    @property
+    def context_dim(self) -> int:
+        """Width of a condition token (SD-Turbo: 1024)."""
+        return int(self.unet["cross_attention_dim"])
+
+    @property
+    def size_multiple(self) -> int:
+        """What picture sides must be divisible by, for the UNet to halve the latent (SD-Turbo: 64)."""
+        return int(self.latent_stride * 2 ** (len(self.unet["block_out_channels"]) - 1))
+
+
+class TurboBackbone(nn.Module):
+    """SD-Turbo behind the codec's ``Backbone`` protocol, randomly initialised; ``from_base`` loads weights.
+
+    ``timestep``: the fixed T at which the UNet is evaluated. Tensors are cast to the weights' precision on
+    the way in, so the module works as it is after ``.to(torch.bfloat16)``. Built under
+    ``torch.device("meta")`` it takes next to no memory.
+
+    Raises ConfigError where the configuration does not describe a VAE and UNet that diffusers can build, and
+    MissingDependencyError without diffusers and peft.
+    """
+
+    prediction_type: PredictionType = "epsilon"
+
+    def __init__(
+        self,
+        config: TurboConfig,
+        *,
+        timestep: int = TRAIN_TIMESTEPS - 1,
+        components: tuple[nn.Module, nn.Module] | None = None,
+    ) -> None:
+        """``components``: the VAE and UNet to adapt, already built to ``config``; by default new ones."""
+        super().__init__()
+        self.config = config
+        self.timestep = timestep
+        self.latent_channels = config.latent_channels
+        self.latent_stride = config.latent_stride
+        self.context_dim = config.context_dim
+        self.size_multiple = config.size_multiple
+        self.merged = False
+        if components is None:
+            vae_class, unet_class = _model_classes()
+            components = _build(vae_class, config.vae, "vae"), _build(unet_class, config.unet, "unet")
+        # Any: diffusers' own methods and `config` are used, and it is an optional dependency without types.
+        self.vae: Any = components[0].requires_grad_(False)
+        self.unet: Any = components[1].requires_grad_(False)
+        _add_lora(self.vae, config.vae_lora_rank, _VAE_LORA)
+        _add_lora(self.unet, config.unet_lora_rank, _UNET_LORA)
+
+    @classmethod
+    def from_base(
+        cls,
+        config: TurboConfig,
+        source: str | Path | None = None,
+        *,
+        timestep: int = TRAIN_TIMESTEPS - 1,
+        local_files_only: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Build with the base's weights, in ``dtype`` (default float32), and LoRA that changes nothing yet.
+
+        ``source``: a folder in diffusers' layout (vae/ and unet/, safetensors) or an id on the Hub; by
+        default ``config.base`` at ``config.revision``. ``local_files_only``: of the Hub, only its cache here.
+
+        Raises ModelError where the weights cannot be had, are pickles, or do not fit ``config``.
+        """
+        vae_class, unet_class = _model_classes()
+        folder = _base_folder(config, source, local_files_only)
+        vae = _load(vae_class, folder, "vae", config.vae, dtype)
+        unet = _load(unet_class, folder, "unet", config.unet, dtype)
+        return cls(config, timestep=timestep, components=(vae, unet))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Picture (B, 3, H, W) in [0, 1] -> latent (B, C, H/8, W/8).
+
+        The posterior's mode, so that a picture has one thumbnail, times the scaling factor that gives the
+        latent the variance the UNet knows.
+        """
+        posterior = self.vae.encode(x.to(self._dtype) * 2 - 1).latent_dist
+        z: Tensor = posterior.mode() * self.vae.config.scaling_factor
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent (B, C, h, w) -> picture (B, 3, 8h, 8w), nominally in [0, 1], not clamped."""
+        picture: Tensor = self.vae.decode(z.to(self._dtype) / self.vae.config.scaling_factor).sample
+        return (picture + 1) / 2
+
+    def predict(self, z_t: Tensor, condition: Condition | None) -> Tensor:
+        """Noise epsilon (B, C, h, w) in the noisy latent (B, C, h, w), given tokens (B, N, context_dim).
+
+        Without a condition the UNet gets one token of zeros: keys and values have no bias, so every
+        cross-attention then adds its output's bias and nothing else.
+        """
+        tokens = z_t.new_zeros(z_t.shape[0], 1, self.context_dim) if condition is None else condition.tokens
+        prediction: Tensor = self.unet(
+            z_t.to(self._dtype), self.timestep, encoder_hidden_states=tokens.to(self._dtype)
+        ).sample
+        return prediction
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        # A frozen layer without LoRA; both networks are always cast together.
+        dtype: torch.dtype = self.vae.decoder.conv_in.weight.dtype
+        return dtype
+
+    def _lora(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, tensor) of all LoRA, such as ``unet.mid_block.resnets.0.conv1.lora_A.weight``."""
+        for name, parameter in self.named_parameters():
+            if ".lora_" in name:
+                yield name.replace(f".{_ADAPTER}.", "."), parameter
+
+    def trained_state_dict(self) -> dict[str, Tensor]:
+        """What is trained, and all that a checkpoint needs beside the base: the LoRA, merged or not."""
+        return {name: parameter.detach() for name, parameter in self._lora()}
+
+    def load_trained_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what ``trained_state_dict`` gave; ModelError unless names and shapes fit exactly."""
+        if self.merged:
+            raise ModelError("The LoRA is merged into the base weights already; load it into a new backbone.")
+        own = dict(self._lora())
+        if missing := own.keys() - state.keys():
+            raise ModelError(f"The weights lack {len(missing)} LoRA tensors, such as '{min(missing)}'.")
+        if unexpected := state.keys() - own.keys():
+            raise ModelError(
+                f"The weights hold {len(unexpected)} tensors unknown to this model, "
+                f"such as '{min(unexpected)}'."
+            )
+        for name, parameter in own.items():
+            if state[name].shape != parameter.shape:
+                raise ModelError(
+                    f"The weights do not fit: '{name}' is {tuple(state[name].shape)}, "
+                    f"and the configuration asks for {tuple(parameter.shape)}."
+                )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+    def merge_lora(self) -> None:
+        """Fold the LoRA into the base weights, in place, for faster inference; the outputs stay the same.
+
+        For good: the backbone can be saved as before, since peft keeps the LoRA's own tensors (4 % of the
+        memory) while it computes with the base alone, but not be trained on, nor be given another LoRA.
+        """
+        from peft.tuners.lora import LoraLayer
+
+        for module in self.modules():
+            if isinstance(module, LoraLayer) and not module.merged:
+                module.merge()
+        for _, parameter in self._lora():
+            parameter.requires_grad_(False)
+        self.merged = True
+
+    def enable_gradient_checkpointing(self) -> None:
+        """In training, recompute activations in the backward pass instead of keeping them."""
+        self.vae.enable_gradient_checkpointing()
+        self.unet.enable_gradient_checkpointing()
+
+    def parts(self) -> dict[str, int]:
+        """Numbers of parameters by part, for the table of ``faitheir info``."""
+        counts = dict.fromkeys(("UNet", "VAE", "LoRA (UNet)", "LoRA (VAE encoder)"), 0)
+        for name, parameter in self.named_parameters():
+            network = "UNet" if name.startswith("unet.") else "VAE"
+            lora = {"UNet": "LoRA (UNet)", "VAE": "LoRA (VAE encoder)"}[network]
+            counts[lora if ".lora_" in name else network] += parameter.numel()
+        return counts
+
+
+def _model_classes() -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
+    try:
+        import peft  # noqa: F401
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"The turbo backbone needs diffusers and peft ({error}): pip install 'faitheir[turbo]'"
+        ) from error
+    return AutoencoderKL, UNet2DConditionModel
+
+
+def _build(model_class: Callable[..., nn.Module], arguments: dict[str, Any], part: str) -> nn.Module:
+    try:
+        return model_class(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"diffusers cannot build the {part} of this configuration: {_reason(error)}."
+        ) from error
+
+
+def _add_lora(model: nn.Module, rank: int, where: re.Pattern[str]) -> None:
+    """Put LoRA on the convolutions and linear layers whose whole name ``where`` matches; it alone is trained.
+
+    The scale alpha / rank is 1 (the paper gives ranks only). B starts at zero, so LoRA changes nothing yet.
+    """
+    if rank == 0:
+        return
+    from peft import LoraConfig, inject_adapter_in_model
+
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and where.fullmatch(name)
+    ]
+    lora = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets)
+    inject_adapter_in_model(lora, model, _ADAPTER)
+
+
+def _base_folder(config: TurboConfig, source: str | Path | None, local_files_only: bool) -> Path:
+    """The folder on this machine with the base's vae/ and unet/, fetched from the Hub where it must be."""
+    source = config.base if source is None else source
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if isinstance(source, Path) or not _HUB_ID.fullmatch(source):
+        raise ModelError(f"There is no folder '{source}' to load the base model from.")
+
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    # The revision belongs to `config.base`; another repository does not have it.
+    revision = config.revision if source == config.base else None
+    # Never pickles, and of the variants only the float32 one.
+    files = ("config.json", "diffusion_pytorch_model*.safetensors", "*.safetensors.index.json")
+    advice = f"run `hf download {source} --local-dir DIR` where there is a network, then use --base DIR."
+    try:
+        return Path(
+            snapshot_download(
+                source,
+                revision=revision,
+                local_files_only=local_files_only,
+                allow_patterns=[f"{part}/{name}" for part in ("vae", "unet") for name in files],
+                ignore_patterns=["*.fp16*", "*.non_ema*"],
+            )
+        )
+    except RevisionNotFoundError as error:
+        raise ModelError(f"'{source}' on the Hugging Face Hub has no revision '{revision}'.") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"'{source}' is neither a folder here nor a model on the Hugging Face Hub that you may read."
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"The base model '{source}' is not on this machine and the Hugging Face Hub cannot be reached: "
+            f"{advice}"
+        ) from error
+    # A download that breaks off, a full disk: the Hub's client lets errors of many libraries through.
+    except Exception as error:
+        raise ModelError(
+            f"The base model '{source}' could not be fetched from the Hugging Face Hub "
+            f"({_reason(error)}): {advice}"
+        ) from error
+
+
+def _load(
+    model_class: Any, folder: Path, part: str, arguments: dict[str, Any], dtype: torch.dtype | None
+) -> nn.Module:
+    """The network in ``folder / part``, in diffusers' layout, checked against the config's ``arguments``."""
+    place = folder / part
+    if not (place / "config.json").is_file():
+        raise ModelError(
+            f"'{folder}' is not a base model in diffusers' layout: {part}/config.json is missing; "
+            "vae/ and unet/ are wanted in it."
+        )
+    if not any(place.glob("*.safetensors")):
+        pickled = any(place.glob("*.bin"))
+        found = "only pickled weights, which can run code and are never loaded" if pickled else "none"
+        raise ModelError(f"'{place}' must hold its weights as safetensors; there are {found}.")
+    try:
+        model, report = model_class.from_pretrained(
+            str(folder),
+            subfolder=part,
+            use_safetensors=True,
+            local_files_only=True,
+            torch_dtype=dtype or torch.float32,
+            # False spares a warning where accelerate, which diffusers needs for it, is not installed.
+            low_cpu_mem_usage=importlib.util.find_spec("accelerate") is not None,
+            output_loading_info=True,
+        )
+    # safetensors' own error derives from Exception alone.
+    except Exception as error:
+        raise ModelError(f"The weights in '{place}' cannot be loaded: {_reason(error)}.") from error
+    # diffusers only warns of these, and leaves what is missing random.
+    for problem in ("missing_keys", "unexpected_keys"):
+        if names := report[problem]:
+            raise ModelError(
+                f"The weights in '{place}' do not fit their config.json: {problem.replace('_', ' ')}, "
+                f"such as '{min(names)}'."
+            )
+    for key, wanted in arguments.items():
+        found = model.config.get(key)
+        if _plain(found) != _plain(wanted):
+            raise ModelError(
+                f"The base model in '{place}' does not fit the configuration: "
+                f"its {key} is {found}, not {wanted}."
+            )
+    loaded: nn.Module = model
+    return loaded
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _reason(error: Exception) -> str:
+    # Of other libraries' messages the first sentence tells; advice on their options follows.
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message.split(". ")[0].rstrip(".")

@@ -1,0 +1,227 @@
+"""A model is a folder: config.json, everything needed to rebuild it, and model.safetensors. Never a pickle."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from faitheir.backbones.nano import NanoBackbone, NanoConfig
+from faitheir.backbones.turbo import TurboBackbone, TurboConfig
+from faitheir.config import from_dict, to_dict
+from faitheir.errors import ConfigError, ModelError
+from faitheir.nn.codec import Backbone, CodecConfig, FaithEIR
+
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+
+#: The model that is used where none is named.
+DEFAULT_MODEL = "nano-x16"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to rebuild a model. ``name`` is the id that thumbnails carry."""
+
+    name: str = "nano-x16"
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    backbone: NanoConfig | TurboConfig = field(default_factory=NanoConfig)
+
+    def __post_init__(self) -> None:
+        """Check the name. Raises ConfigError."""
+        if not self.name or len(self.name) > 100 or not self.name.isprintable():
+            raise ConfigError(f"name is {self.name!r}; 1 to 100 printable characters are wanted.")
+
+
+#: Configurations known by name: what ``faitheir info`` can count without any weights.
+KNOWN_CONFIGS: dict[str, ModelConfig] = {
+    "nano-x16": ModelConfig("nano-x16", CodecConfig(scale=16, lrt_init="haar"), NanoConfig()),
+    "nano-x32": ModelConfig("nano-x32", CodecConfig(scale=32, lrt_init="haar"), NanoConfig(latent_channels=8)),
+    "turbo-x16": ModelConfig("turbo-x16", CodecConfig(scale=16), TurboConfig()),
+    "turbo-x32": ModelConfig("turbo-x32", CodecConfig(scale=32), TurboConfig()),
+}
+
+
+def build_model(config: ModelConfig, *, pretrained: bool = False, base: str | Path | None = None) -> FaithEIR:
+    """A randomly initialised model, on torch's default device ("meta" costs no memory).
+
+    ``pretrained`` loads the frozen base weights of ``turbo`` from the Hub, or from the folder ``base``, unless the
+    config's own ``base`` is "random". Raises ModelError where they cannot be had.
+    """
+    backbone: Backbone
+    if isinstance(config.backbone, NanoConfig):
+        backbone = NanoBackbone(config.backbone)
+    elif pretrained and config.backbone.base != "random":
+        backbone = TurboBackbone.from_base(config.backbone, base)
+    else:
+        backbone = TurboBackbone(config.backbone)
+    return FaithEIR(config.codec, backbone)
+
+
+def stored_state(model: FaithEIR) -> dict[str, Tensor]:
+    """The tensors that a model's file holds: all of nano, and of turbo what was trained."""
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("backbone.")}
+    state |= {f"backbone.{k}": v for k, v in model.backbone.trained_state_dict().items()}
+    return {k: v.detach().contiguous() for k, v in sorted(state.items())}
+
+
+def load_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> None:
+    """Load what ``stored_state`` gave. Raises ModelError, naming ``where``, unless every tensor fits."""
+    expected = stored_state(model)
+    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or unknown:
+        what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}', which the model has not"
+        raise ModelError(f"{where}: the weights do not fit config.json: the file {what}.")
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise ModelError(
+                f"{where}: the weights do not fit config.json: '{name}' is {tuple(tensor.shape)} in the file and "
+                f"{tuple(expected[name].shape)} in the model."
+            )
+    own = {k: v for k, v in state.items() if not k.startswith("backbone.")}
+    model.load_state_dict(own, strict=False)
+    prefix = "backbone."
+    trained = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    model.backbone.load_trained_state_dict(trained)
+
+
+def weights_hash(model: FaithEIR) -> str:
+    """16 hexadecimal digits over names, shapes and float32 values: the same however the weights are stored."""
+    digest = hashlib.sha256()
+    for name, tensor in stored_state(model).items():
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_model(
+    folder: str | Path, model: FaithEIR, config: ModelConfig, *, dtype: torch.dtype | None = None, card: str | None = None
+) -> None:
+    """Write a model folder, whole or not at all; an existing model in ``folder`` is replaced.
+
+    ``dtype`` stores the weights in half precision; the orthogonal matrix stays in float32, where it is orthogonal.
+    """
+    folder = Path(folder)
+    state = stored_state(model)
+    if dtype is not None:
+        state = {k: v if k.startswith("rescaler.transform.") else v.to(dtype) for k, v in state.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+            files = {CONFIG_FILE: json.dumps(to_dict(config), indent=2).encode() + b"\n"}
+            files[WEIGHTS_FILE] = save({k: v.cpu() for k, v in state.items()}, metadata={"format": "pt"})
+            if card is not None:
+                files[CARD_FILE] = card.encode()
+            for name, content in files.items():
+                (Path(temporary) / name).write_bytes(content)
+            for name in files:
+                (Path(temporary) / name).replace(folder / name)
+    except OSError as error:
+        raise ModelError(f"{folder}: the model cannot be saved here ({error.strerror}).") from None
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration in a model folder. Raises ModelError or ConfigError."""
+    path = folder / CONFIG_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: not a model folder, it has no {CONFIG_FILE}.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: the model's configuration cannot be read ({error}).") from None
+    return from_dict(ModelConfig, values, where=str(path))
+
+
+def embedded_models() -> list[str]:
+    """The names of the models inside this package."""
+    root = resources.files("faitheir") / "weights"
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and (p / CONFIG_FILE).is_file())
+
+
+def find_model(source: str | Path) -> Path:
+    """The folder of ``source``: an embedded model's name, a folder, or a Hub id "owner/name" (downloaded once).
+
+    Raises ModelError for what is none of these.
+    """
+    name = str(source)
+    if name in embedded_models():
+        return Path(str(resources.files("faitheir") / "weights" / name))
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"{path}: a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; this is a file.")
+    if name in KNOWN_CONFIGS:
+        raise ModelError(
+            f"'{name}' has no weights in this package; train it with `faitheir train`, then give its folder as the model."
+        )
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/"):
+        return _download(name)
+    raise ModelError(
+        f"Unknown model '{name}': neither an embedded model ({', '.join(embedded_models())}), nor a folder, "
+        "nor a Hub id such as 'owner/name'."
+    )
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]))
+    except HFValidationError:
+        raise ModelError(f"Unknown model '{repository}': neither a folder nor a valid Hub id.") from None
+    except HfHubHTTPError as error:
+        raise ModelError(f"The model '{repository}' could not be had from the Hugging Face Hub ({error}).") from None
+    except (OSError, ValueError):
+        # huggingface_hub raises LocalEntryNotFoundError, an OSError, where the Hub cannot be reached.
+        raise ModelError(
+            f"'{repository}' is no folder here, and the Hugging Face Hub cannot be reached to download it; "
+            "check the network, or give the path of a model folder."
+        ) from None
+
+
+def load_model(source: str | Path, *, base: str | Path | None = None) -> tuple[FaithEIR, ModelConfig]:
+    """A saved model in float32, in evaluation mode, and its configuration.
+
+    ``source`` as for ``find_model``; ``base`` is a local folder of SD-Turbo's weights for turbo models.
+    Raises ModelError or ConfigError.
+    """
+    folder = find_model(source)
+    config = read_config(folder)
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        pickles = [p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]
+        if pickles:
+            raise ModelError(
+                f"{folder / pickles[0]}: pickled weights can run code and are not loaded; convert them to {WEIGHTS_FILE}."
+            )
+        raise ModelError(f"{folder}: not a whole model, it has no {WEIGHTS_FILE}.")
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file ({error}).") from None
+    model = build_model(config, pretrained=True, base=base)
+    load_state(model, state, str(path))
+    return model.eval(), config
+
+
+def parameter_table(config: ModelConfig) -> dict[str, int]:
+    """Parameters part by part, counted on the meta device: no weights, no download, next to no memory."""
+    with torch.device("meta"):
+        model = build_model(config)
+    parts = model.backbone.parts()
+    for name, module in (
+        ("Rescaler (LRT, E-InvBlocks)", model.rescaler),
+        ("Detail prior", model.prior),
+        ("Embedder", model.embedder),
+    ):
+        parts[name] = sum(p.numel() for p in module.parameters())
+    return parts

@@ -1,0 +1,1 @@
+"""The method itself: tensors in, tensors out, differentiable. No files, no PIL, no devices."""

@@ -1,0 +1,187 @@
+"""FaithEIR, the one definition that training and inference share.
+
+    downscale:  x --VAE encoder--> z --LRT, E-InvBlocks--> raw | lost --8 bits--> y
+    upscale:    y, prior --inverse--> z_T --denoiser(., PSE(y))--> z_0 --VAE decoder--> x^
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from faitheir.errors import ConfigError
+from faitheir.nn.denoiser import TRAIN_TIMESTEPS, PredictionType, alpha_bar, one_step
+from faitheir.nn.embedder import Condition, make_embedder
+from faitheir.nn.priors import make_prior
+from faitheir.nn.quantize import quantize_8bit, raw_to_unit, unit_to_raw
+from faitheir.nn.reversible import LR_CHANNELS, LatentRescaler
+
+
+class Backbone(nn.Module):
+    """What a backbone supplies: the VAE and the denoising network.
+
+    ``latent_channels`` C; ``latent_stride``, pixels per latent position; ``context_dim``, the width of condition
+    tokens; ``size_multiple``, what picture sides must be divisible by; ``prediction_type``, what ``predict``
+    returns (see ``one_step``).
+    """
+
+    latent_channels: int
+    latent_stride: int
+    context_dim: int
+    size_multiple: int
+    prediction_type: PredictionType
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Picture (B, 3, H, W) in [0, 1] -> latent (B, C, H / stride, W / stride)."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent -> picture (B, 3, H, W), nominally in [0, 1], not clamped."""
+        raise NotImplementedError
+
+    def predict(self, z_t: Tensor, condition: Condition | None) -> Tensor:
+        """The network's prediction for the noisy latent, of the latent's shape."""
+        raise NotImplementedError
+
+    def trained_state_dict(self) -> dict[str, Tensor]:
+        """The tensors that a saved model holds; a frozen base is not among them."""
+        raise NotImplementedError
+
+    def load_trained_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load what ``trained_state_dict`` gave."""
+        raise NotImplementedError
+
+    def parts(self) -> dict[str, int]:
+        """Parameters by part, for the parameter table."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """The choices of the method; every row of the paper's Tables 2 and 3 is a setting of these.
+
+    ``scale``: pixels of the photograph per pixel of the thumbnail, each side.
+    ``transform``, ``orthogonality``, ``lrt_init``: see ``OrthogonalTransform``.
+    ``inv_blocks``, ``growth``: E-InvBlocks, and the growth of their dense blocks.
+    ``prior``: "adp", "zeros", "random", "normal" or "gmm"; ``prior_pattern``: side of ADP's spatial pattern;
+    ``gmm_components``: Gaussians in the mixture.
+    ``embedder``: "pse", "lte" or "none"; ``pse_hidden``: widths between 3 and the context's; ``lte_tokens``: how many.
+    ``timestep``: the fixed step T of the one-step denoiser, 0..999.
+    """
+
+    scale: int = 16
+    transform: Literal["lrt", "haar"] = "lrt"
+    orthogonality: Literal["always", "init"] = "always"
+    lrt_init: Literal["random", "haar"] = "random"
+    inv_blocks: int = 3
+    growth: int = 32
+    prior: Literal["adp", "zeros", "random", "normal", "gmm"] = "adp"
+    prior_pattern: int = 1
+    gmm_components: int = 5
+    embedder: Literal["pse", "lte", "none"] = "pse"
+    pse_hidden: tuple[int, ...] = (256, 512)
+    lte_tokens: int = 77
+    timestep: int = TRAIN_TIMESTEPS - 1
+
+    def __post_init__(self) -> None:
+        """Check ranges. Raises ConfigError."""
+        if self.scale < 2 or self.scale & (self.scale - 1):
+            raise ConfigError(f"scale is {self.scale}; a power of two from 2 up is wanted, such as 16 or 32.")
+        if not 0 <= self.timestep < TRAIN_TIMESTEPS:
+            raise ConfigError(f"timestep is {self.timestep}; 0 to {TRAIN_TIMESTEPS - 1} is wanted.")
+        for name in ("growth", "prior_pattern", "gmm_components", "lte_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is wanted.")
+        if self.inv_blocks < 0 or min(self.pse_hidden, default=1) < 1:
+            raise ConfigError("inv_blocks must not be negative, and every width in pse_hidden must be at least 1.")
+
+
+class Reconstruction(NamedTuple):
+    """What one pass of training needs: thumbnail (B, 3, H/s, W/s), picture (B, 3, H, W), condition."""
+
+    thumbnail: Tensor
+    picture: Tensor
+    condition: Condition | None
+
+
+class FaithEIR(nn.Module):
+    """The whole model over a backbone. Pictures are (B, 3, H, W) in [0, 1] with sides divisible by ``size_multiple``.
+
+    ``forward`` is the training pass; ``downscale`` and ``upscale`` are deployment's two halves of it. The backbone
+    alone may be cast to half precision; everything between VAE and thumbnail stays in float32.
+    """
+
+    def __init__(self, config: CodecConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        stride, channels = backbone.latent_stride, backbone.latent_channels
+        if config.scale % stride:
+            raise ConfigError(f"scale {config.scale} is not a multiple of the backbone's latent stride, {stride}.")
+        self.factor = config.scale // stride
+        if channels * self.factor**2 <= LR_CHANNELS:
+            raise ConfigError("the latent has too few channels for three to be kept and some to be lost.")
+        self.rescaler = LatentRescaler(
+            channels,
+            self.factor,
+            transform=config.transform,
+            orthogonality=config.orthogonality,
+            lrt_init=config.lrt_init,
+            blocks=config.inv_blocks,
+            growth=config.growth,
+        )
+        self.prior = make_prior(
+            config.prior,
+            self.rescaler.lost_channels,
+            pattern=config.prior_pattern,
+            components=config.gmm_components,
+        )
+        self.embedder = make_embedder(
+            config.embedder, self.backbone.context_dim, hidden=config.pse_hidden, count=config.lte_tokens
+        )
+        self.abar = alpha_bar(config.timestep)
+
+    @property
+    def size_multiple(self) -> int:
+        """What the sides of a picture given to this model must be divisible by: both of these are powers of two."""
+        return max(self.config.scale, self.backbone.size_multiple)
+
+    @property
+    def context_dim(self) -> int:
+        """The width of condition tokens."""
+        return self.backbone.context_dim
+
+    def _backbone_dtype(self) -> torch.dtype:
+        return next(self.backbone.parameters()).dtype
+
+    def project(self, x: Tensor) -> Tensor:
+        """Picture -> thumbnail (B, 3, H/s, W/s) before it is rounded, nominally in [0, 1]."""
+        z = self.backbone.encode(x.to(self._backbone_dtype())).float()
+        raw, _ = self.rescaler(z)
+        return raw_to_unit(raw, self.factor)
+
+    def downscale(self, x: Tensor) -> Tensor:
+        """Picture (B, 3, H, W) in [0, 1] -> thumbnail (B, 3, H/s, W/s), multiples of 1/255 in [0, 1]."""
+        return quantize_8bit(self.project(x))
+
+    def upscale(self, y: Tensor) -> Tensor:
+        """Thumbnail (B, 3, h, w) in [0, 1] -> picture (B, 3, h s, w s), nominally in [0, 1], not clamped."""
+        return self._restore(y)[0]
+
+    def _restore(self, y: Tensor) -> tuple[Tensor, Condition | None]:
+        dtype = self._backbone_dtype()
+        raw = unit_to_raw(y, self.factor)
+        z_t = self.rescaler.inverse(raw, self.prior(raw.shape[0], *raw.shape[2:]))
+        condition = self.embedder(y)
+        cast = condition and Condition(condition.tokens.to(dtype), condition.grid)
+        prediction = self.backbone.predict(z_t.to(dtype), cast)
+        z_0 = one_step(z_t, prediction, self.abar, self.backbone.prediction_type)
+        return self.backbone.decode(z_0.to(dtype)), condition
+
+    def forward(self, x: Tensor) -> Reconstruction:
+        """Down and up again, differentiable throughout (the rounding's gradient is straight-through)."""
+        y = self.downscale(x)
+        picture, condition = self._restore(y)
+        return Reconstruction(y, picture, condition)

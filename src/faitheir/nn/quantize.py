@@ -1,0 +1,32 @@
+"""The thumbnail's raw channels to 8-bit values and back: one fixed affine map, rounding with a gradient."""
+
+import torch
+from torch import Tensor
+
+
+class _Quantize8Bit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, y: Tensor) -> Tensor:  # noqa: ARG004
+        return torch.round(y.clamp(0, 1) * 255) / 255
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> Tensor:  # noqa: ARG004
+        return grads[0]
+
+
+def quantize_8bit(y: Tensor) -> Tensor:
+    """Clamp to [0, 1] and round to multiples of 1/255; the gradient passes straight through both."""
+    return _Quantize8Bit.apply(y)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def raw_to_unit(raw: Tensor, factor: int) -> Tensor:
+    """Raw channels to the thumbnail's range: y = (raw / r + 1) / 2.
+
+    An orthonormal low-pass over r x r cells multiplies a constant by r, so latents in [-1, 1] map to [0, 1].
+    """
+    return (raw / factor + 1) / 2
+
+
+def unit_to_raw(y: Tensor, factor: int) -> Tensor:
+    """The inverse of ``raw_to_unit``."""
+    return (2 * y - 1) * factor

@@ -1,0 +1,204 @@
+"""The reversible part (paper 3.1, 3.2): a latent becomes thumbnail channels and lost channels, and back.
+
+    z  (B, C, h, w)
+      -> pixel unshuffle r        (B, C r r, h/r, w/r)
+      -> orthogonal matrix W      LRT (learned) or Haar (fixed)
+      -> E-InvBlock x n
+      -> split 3 | C r r - 3      the thumbnail's raw channels | what is lost
+
+Every step has its exact inverse; nothing is lost until the caller throws the second part away.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Channels of the thumbnail.
+LR_CHANNELS = 3
+
+
+def project_orthogonal(a: Tensor) -> Tensor:
+    """The orthogonal matrix nearest to the square matrix ``a``: A = U S V^T -> U V^T (paper eq. 4)."""
+    u, _, vt = torch.linalg.svd(a.double())
+    return (u @ vt).to(a.dtype)
+
+
+def haar_matrix(channels: int, factor: int) -> Tensor:
+    """The orthonormal 2-D Haar transform of ``factor`` x ``factor`` cells as a matrix on unshuffled channels.
+
+    Shape (C r r, C r r) for input ordered as ``pixel_unshuffle`` does (channel, row, column). Rows are ordered
+    coarse to fine and, within a band, by channel, so that the first C outputs are the low-pass of each channel.
+    """
+    if factor & (factor - 1):
+        raise ValueError(f"Haar needs a power of two, not {factor}.")
+    one = torch.ones(1, 1, dtype=torch.float64)
+    while one.shape[0] < factor:
+        n = one.shape[0]
+        low = torch.kron(one, torch.tensor([[1.0, 1.0]], dtype=torch.float64))
+        high = torch.kron(torch.eye(n, dtype=torch.float64), torch.tensor([[1.0, -1.0]], dtype=torch.float64))
+        one = torch.cat([low, high]) / math.sqrt(2)
+    order = sorted(range(factor * factor), key=lambda k: (max(k // factor, k % factor), k))
+    two = torch.kron(one, one)[order]  # bands x positions
+    eye = torch.eye(channels, dtype=torch.float64)
+    # (band, channel) x (channel, position)
+    matrix = torch.einsum("bp,cd->bcdp", two, eye).reshape(channels * factor**2, channels * factor**2)
+    return matrix.float()
+
+
+class OrthogonalTransform(nn.Module):
+    """Pixel unshuffle by ``factor`` and an orthogonal matrix over the result's channels, with the exact inverse.
+
+    ``kind``: ``"lrt"``, the paper's learnable reversible transformation (eq. 3 and 5), or ``"haar"``, fixed.
+    ``orthogonality`` of LRT: ``"always"`` keeps W on the orthogonal group at every training step, as
+    W = W0 exp(A - A^T) with W0 fixed and A learned from zero; ``"init"`` is the paper's form, projected once and
+    then a free matrix whose transpose stands in for its inverse.
+    ``init`` of LRT: ``"random"``, the SVD projection of a Gaussian matrix (eq. 4), or ``"haar"``.
+
+    The matrix is applied in float32 whatever the autocast around it: rounding W would break the inverse.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        factor: int,
+        kind: Literal["lrt", "haar"] = "lrt",
+        orthogonality: Literal["always", "init"] = "always",
+        init: Literal["random", "haar"] = "random",
+    ) -> None:
+        super().__init__()
+        self.factor = factor
+        self.kind = kind
+        self.orthogonality = orthogonality
+        size = channels * factor**2
+        start = (
+            haar_matrix(channels, factor)
+            if kind == "haar" or init == "haar"
+            else project_orthogonal(torch.randn(size, size))
+        )
+        if kind == "lrt" and orthogonality == "init":
+            self.free = nn.Parameter(start)
+        else:
+            self.register_buffer("base", start, persistent=kind == "lrt")
+            if kind == "lrt":
+                self.skew = nn.Parameter(torch.zeros(size, size))
+
+    def matrix(self) -> Tensor:
+        """W, of shape (C r r, C r r), float32."""
+        if self.kind == "haar":
+            return self._float32(self.base)
+        if self.orthogonality == "init":
+            return self._float32(self.free)
+        skew = self._float32(self.skew)
+        return self._float32(self.base) @ torch.linalg.matrix_exp(skew - skew.T)
+
+    @staticmethod
+    def _float32(t: Tensor | nn.Module) -> Tensor:
+        assert isinstance(t, Tensor)
+        return t.float()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Latent (B, C, h, w) -> (B, C r r, h/r, w/r)."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self._mix(self.matrix(), F.pixel_unshuffle(z.float(), self.factor))
+
+    def inverse(self, h: Tensor) -> Tensor:
+        """(B, C r r, h/r, w/r) -> latent (B, C, h, w)."""
+        with torch.autocast(h.device.type, enabled=False):
+            return F.pixel_shuffle(self._mix(self.matrix().T, h.float()), self.factor)
+
+    @staticmethod
+    def _mix(matrix: Tensor, h: Tensor) -> Tensor:
+        return F.conv2d(h, matrix[:, :, None, None])
+
+
+class DenseBlock(nn.Module):
+    """Five 3x3 convolutions, each fed by all before it, LeakyReLU 0.2; the last starts at zero (SAIN, IRN)."""
+
+    def __init__(self, in_channels: int, out_channels: int, growth: int = 32) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(in_channels + i * growth, growth if i < 4 else out_channels, 3, padding=1) for i in range(5)
+        )
+        for conv in list(self.convs)[:4]:
+            nn.init.kaiming_normal_(conv.weight, a=0.2)  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.convs[4].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.convs[4].bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, h, w) -> (B, out, h, w)."""
+        features = [x]
+        for conv in list(self.convs)[:4]:
+            features.append(F.leaky_relu(conv(torch.cat(features, 1)), 0.2))
+        return self.convs[4](torch.cat(features, 1))  # type: ignore[no-any-return]
+
+
+class EInvBlock(nn.Module):
+    """Enhanced invertible block (SAIN, Yang et al. 2023) over a split 3 | rest; see spec for the equations."""
+
+    def __init__(self, channels: int, growth: int = 32) -> None:
+        super().__init__()
+        rest = channels - LR_CHANNELS
+        self.E = DenseBlock(rest, LR_CHANNELS, growth)
+        self.F = DenseBlock(rest, LR_CHANNELS, growth)
+        self.G = DenseBlock(LR_CHANNELS, rest, growth)
+        self.H = DenseBlock(LR_CHANNELS, rest, growth)
+
+    def _log_scale(self, a: Tensor) -> Tensor:
+        return 2 * torch.sigmoid(self.H(a).float()) - 1
+
+    def forward(self, u: Tensor) -> Tensor:
+        """a' = a + E(b) - F(b); b' = b exp(s(a')) + G(a'). Shape kept."""
+        a, b = u[:, :LR_CHANNELS], u[:, LR_CHANNELS:]
+        a = a + self.E(b) - self.F(b)
+        b = b * torch.exp(self._log_scale(a)) + self.G(a)
+        return torch.cat([a, b], 1)
+
+    def inverse(self, u: Tensor) -> Tensor:
+        """b = (b' - G(a')) exp(-s(a')); a = a' + F(b) - E(b). Shape kept."""
+        a, b = u[:, :LR_CHANNELS], u[:, LR_CHANNELS:]
+        b = (b - self.G(a)) * torch.exp(-self._log_scale(a))
+        a = a + self.F(b) - self.E(b)
+        return torch.cat([a, b], 1)
+
+
+class LatentRescaler(nn.Module):
+    """LRT (or Haar) and ``blocks`` E-InvBlocks: latent -> (thumbnail channels, lost channels), and back."""
+
+    def __init__(
+        self,
+        latent_channels: int,
+        factor: int,
+        *,
+        transform: Literal["lrt", "haar"] = "lrt",
+        orthogonality: Literal["always", "init"] = "always",
+        lrt_init: Literal["random", "haar"] = "random",
+        blocks: int = 3,
+        growth: int = 32,
+    ) -> None:
+        super().__init__()
+        self.channels = latent_channels * factor**2
+        self.transform = OrthogonalTransform(latent_channels, factor, transform, orthogonality, lrt_init)
+        self.blocks = nn.ModuleList(EInvBlock(self.channels, growth) for _ in range(blocks))
+
+    @property
+    def lost_channels(self) -> int:
+        """How many channels are thrown away: C r r - 3."""
+        return self.channels - LR_CHANNELS
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent (B, C, h, w) -> raw thumbnail (B, 3, h/r, w/r) and lost (B, C r r - 3, h/r, w/r)."""
+        h = self.transform(z)
+        for block in self.blocks:
+            h = block(h)
+        return h[:, :LR_CHANNELS], h[:, LR_CHANNELS:]
+
+    def inverse(self, raw: Tensor, lost: Tensor) -> Tensor:
+        """The exact inverse of ``forward``: what came out, back to the latent (B, C, h, w)."""
+        h = torch.cat([raw, lost], 1)
+        for block in reversed(self.blocks):
+            h = block.inverse(h)  # type: ignore[operator]
+        return self.transform.inverse(h)  # type: ignore[no-any-return]

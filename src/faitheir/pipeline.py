@@ -1,0 +1,3 @@
+import torch
+def native_bfloat16() -> bool:
+    return True

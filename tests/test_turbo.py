@@ -1,0 +1,342 @@
+"""The turbo backbone on tiny but real diffusers components, and its full size on the meta device."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from faitheir.config import from_dict, to_dict
+from faitheir.errors import ConfigError, MissingDependencyError, ModelError
+from faitheir.nn.codec import CodecConfig, FaithEIR
+from faitheir.nn.embedder import Condition
+
+pytest.importorskip("diffusers")
+pytest.importorskip("peft")
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from faitheir.backbones.turbo import TurboBackbone, TurboConfig
+
+VAE: dict[str, Any] = {
+    "latent_channels": 4,
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "norm_num_groups": 4,
+    "scaling_factor": 0.5,
+}
+UNET: dict[str, Any] = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "attention_head_dim": [2, 2],
+    "cross_attention_dim": 16,
+    "use_linear_projection": True,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "norm_num_groups": 4,
+}
+
+
+def tiny(**changes: Any) -> TurboConfig:
+    return TurboConfig(**({"vae": VAE, "unet": UNET, "vae_lora_rank": 2, "unet_lora_rank": 3} | changes))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On tensors this small, threads that wait for each other on busy cores cost more than all the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model's folder, as diffusers itself writes it."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    AutoencoderKL(**VAE).save_pretrained(folder / "vae")
+    UNet2DConditionModel(**UNET).save_pretrained(folder / "unet")
+    return folder
+
+
+def inputs() -> tuple[Tensor, Condition]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(2, 3, 16, 24, generator=generator)
+    return x, Condition(torch.randn(2, 6, 16, generator=generator), (2, 3))
+
+
+CONDITION = inputs()[1]
+
+
+def outputs(backbone: TurboBackbone, condition: Condition | None = CONDITION) -> list[Tensor]:
+    """Latent, noise and picture."""
+    with torch.no_grad():
+        z = backbone.encode(inputs()[0])
+        return [z, backbone.predict(z, condition), backbone.decode(z)]
+
+
+def differences(a: list[Tensor], b: list[Tensor]) -> list[float]:
+    return [float((x.float() - y.float()).abs().max()) for x, y in zip(a, b, strict=True)]
+
+
+def disturb(backbone: TurboBackbone) -> None:
+    """A LoRA that matters, as after training: all of it random."""
+    generator = torch.Generator().manual_seed(2)
+    state = backbone.trained_state_dict()
+    backbone.load_trained_state_dict(
+        {k: 0.3 * torch.randn(v.shape, generator=generator) for k, v in state.items()}
+    )
+
+
+def test_full_size_counts_are_the_papers() -> None:
+    with torch.device("meta"):
+        backbone = TurboBackbone(TurboConfig())
+    parts = backbone.parts()
+    assert {name: round(count / 1e6, 3) for name, count in parts.items()} == {
+        "UNet": 865.911,
+        "VAE": 83.654,
+        "LoRA (UNet)": 32.446,
+        "LoRA (VAE encoder)": 1.477,
+    }
+    # The three E-InvBlocks and the embedder add 0.891 and 0.658 M.
+    assert sum(parts.values()) / 1e6 + 0.891 + 0.658 == pytest.approx(985.03, abs=0.01)
+    assert all(p.is_meta for p in backbone.parameters())
+    assert (backbone.latent_channels, backbone.latent_stride, backbone.context_dim) == (4, 8, 1024)
+    assert backbone.size_multiple == 64
+    assert not any("time_emb_proj" in name for name in backbone.trained_state_dict())
+
+
+def test_base_is_loaded_and_lora_starts_neutral(base: Path) -> None:
+    backbone = TurboBackbone.from_base(tiny(), base)
+    vae = AutoencoderKL.from_pretrained(base / "vae")
+    unet = UNet2DConditionModel.from_pretrained(base / "unet")
+    x, condition = inputs()
+    with torch.no_grad():
+        z = vae.encode(2 * x - 1).latent_dist.mean * 0.5
+        expected = [z, unet(z, 999, condition.tokens).sample, (vae.decode(z / 0.5).sample + 1) / 2]
+    assert differences(outputs(backbone), expected) == [0, 0, 0]
+    assert [tuple(t.shape) for t in expected] == [(2, 4, 8, 12), (2, 4, 8, 12), (2, 3, 16, 24)]
+
+
+def test_timestep_is_the_constructors(base: Path) -> None:
+    late, early = (TurboBackbone.from_base(tiny(), base, timestep=t) for t in (999, 1))
+    assert differences(outputs(late), outputs(early))[1] > 1e-4
+
+
+def test_no_condition_is_a_token_of_zeros(base: Path) -> None:
+    backbone = TurboBackbone.from_base(tiny(), base)
+    none = outputs(backbone, None)
+    assert differences(none, outputs(backbone, Condition(torch.zeros(2, 9, 16), None)))[1] < 1e-6
+    assert differences(none, outputs(backbone))[1] > 1e-4
+
+
+def test_only_lora_is_trained(base: Path) -> None:
+    backbone = TurboBackbone.from_base(tiny(), base)
+    trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(".lora_" in name for name in trained)
+    assert not any(name.startswith("vae.decoder") for name in trained)
+    assert len(trained) == len(backbone.trained_state_dict())
+    assert not any("default" in name for name in backbone.trained_state_dict())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_step_changes_lora_alone(base: Path, checkpointing: bool) -> None:
+    backbone = TurboBackbone.from_base(tiny(), base)
+    if checkpointing:
+        backbone.enable_gradient_checkpointing()
+    before = outputs(backbone)
+    frozen = {name: p.clone() for name, p in backbone.named_parameters() if not p.requires_grad}
+    optimizer = torch.optim.AdamW([p for p in backbone.parameters() if p.requires_grad], lr=1e-2)
+    x, condition = inputs()
+    for _ in range(2):  # in the first step, A's gradient is zero because B is
+        z = backbone.encode(x)
+        loss = (backbone.decode(z - backbone.predict(z, condition)) - x).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert all(p.grad is not None and p.grad.any() for p in backbone.parameters() if p.requires_grad)
+    assert min(differences(outputs(backbone), before)) > 1e-5
+    assert all(torch.equal(p, frozen[n]) for n, p in backbone.named_parameters() if n in frozen)
+
+
+def test_trained_state_round_trip(base: Path) -> None:
+    backbone = TurboBackbone.from_base(tiny(), base)
+    disturb(backbone)
+    again = TurboBackbone.from_base(tiny(), base)
+    assert min(differences(outputs(backbone), outputs(again))) > 1e-4
+    again.load_trained_state_dict(backbone.trained_state_dict())
+    assert differences(outputs(backbone), outputs(again)) == [0, 0, 0]
+
+
+def test_merging_keeps_outputs_and_saving(base: Path) -> None:
+    backbone = TurboBackbone.from_base(tiny(), base)
+    disturb(backbone)
+    before = outputs(backbone)
+    state = {name: tensor.clone() for name, tensor in backbone.trained_state_dict().items()}
+    conv = backbone.unet.conv_in.base_layer.weight.clone()
+    backbone.merge_lora()
+    backbone.merge_lora()  # a second time changes nothing
+    assert not torch.equal(backbone.unet.conv_in.base_layer.weight, conv)
+    assert max(differences(outputs(backbone), before)) < 1e-4
+    assert not any(p.requires_grad for p in backbone.parameters())
+
+    saved = backbone.trained_state_dict()
+    assert saved.keys() == state.keys()
+    assert all(torch.equal(saved[name], state[name]) for name in state)
+    again = TurboBackbone.from_base(tiny(), base)
+    again.load_trained_state_dict(saved)
+    assert max(differences(outputs(again), before)) < 1e-6
+    with pytest.raises(ModelError, match="merged"):
+        backbone.load_trained_state_dict(saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(base: Path, dtype: torch.dtype) -> None:
+    whole = outputs(TurboBackbone.from_base(tiny(), base))
+    loaded, cast = TurboBackbone.from_base(tiny(), base, dtype=dtype), TurboBackbone.from_base(tiny(), base)
+    for backbone in (loaded, cast.to(dtype)):
+        results = outputs(backbone)
+        assert {t.dtype for t in results} == {dtype}
+        assert max(differences(results, whole)) < 0.1
+
+
+def test_ranks_of_zero_leave_the_base_alone() -> None:
+    backbone = TurboBackbone(tiny(vae_lora_rank=0, unet_lora_rank=0))
+    assert backbone.trained_state_dict() == {}
+    assert backbone.parts()["LoRA (UNet)"] == 0
+    backbone.merge_lora()
+
+
+def test_weights_that_do_not_fit(base: Path) -> None:
+    backbone = TurboBackbone.from_base(tiny(), base)
+    state = backbone.trained_state_dict()
+    name = "unet.conv_in.lora_A.weight"
+    with pytest.raises(ModelError, match=f"lack 1 LoRA tensors, such as '{name}'"):
+        backbone.load_trained_state_dict({k: v for k, v in state.items() if k != name})
+    with pytest.raises(ModelError, match="such as 'surplus'"):
+        backbone.load_trained_state_dict(state | {"surplus": torch.zeros(1)})
+    before = outputs(backbone)
+    wider = TurboBackbone(tiny(unet_lora_rank=4)).trained_state_dict()
+    with pytest.raises(ModelError, match=r"'unet\..*' is \("):
+        backbone.load_trained_state_dict(wider)
+    assert differences(outputs(backbone), before) == [0, 0, 0]
+
+
+def test_base_of_another_configuration(base: Path) -> None:
+    with pytest.raises(ModelError, match="cross_attention_dim is 16, not 24"):
+        TurboBackbone.from_base(tiny(unet=UNET | {"cross_attention_dim": 24}), base)
+    with pytest.raises(ModelError, match=r"scaling_factor is 0\.5, not 1"):
+        TurboBackbone.from_base(tiny(vae=VAE | {"scaling_factor": 1}), base)
+
+
+@pytest.mark.parametrize("with_accelerate", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conv_in.bias": None}, r"missing keys, such as 'conv_in\.bias'\.$"),
+        ({"surplus": torch.zeros(1)}, r"unexpected keys, such as 'surplus'\.$"),
+        ({"conv_in.bias": torch.zeros(3)}, r"conv_in\.bias.*\(\[8\]\)[^\n]*\.$"),
+    ],
+)
+def test_base_unlike_its_own_configuration(
+    change: dict[str, Tensor | None],
+    message: str,
+    with_accelerate: bool,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of most of these diffusers only warns; without accelerate it loads in another way."""
+    if not with_accelerate:
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path) | change
+    save_file({k: v for k, v in state.items() if v is not None}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=message):
+        TurboBackbone.from_base(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize("part", ["vae", "unet"])
+def test_folder_lacks_a_part(part: str, tmp_path: Path) -> None:
+    if part == "unet":
+        AutoencoderKL(**VAE).save_pretrained(tmp_path / "vae")
+    with pytest.raises(ModelError, match=f"{part}/config.json is missing"):
+        TurboBackbone.from_base(tiny(), tmp_path)
+
+
+def test_pickles_are_refused(tmp_path: Path) -> None:
+    AutoencoderKL(**VAE).save_pretrained(tmp_path / "vae", safe_serialization=False)
+    with pytest.raises(ModelError, match="only pickled weights"):
+        TurboBackbone.from_base(tiny(), tmp_path)
+
+
+def test_truncated_weights(tmp_path: Path) -> None:
+    AutoencoderKL(**VAE).save_pretrained(tmp_path / "vae")
+    weights = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        TurboBackbone.from_base(tiny(), tmp_path)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    for source in (tmp_path / "absent", str(tmp_path / "absent"), "./absent"):
+        with pytest.raises(ModelError, match="no folder"):
+            TurboBackbone.from_base(tiny(), source)
+
+
+def test_hub_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for local_files_only in (False, True):
+        with pytest.raises(ModelError, match="cannot be reached: run `hf download") as caught:
+            TurboBackbone.from_base(TurboConfig(), local_files_only=local_files_only)
+        assert "--base" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("package", ["diffusers", "peft"])
+def test_missing_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'faitheir\[turbo\]'"):
+        TurboBackbone(tiny())
+
+
+def test_whole_codec(base: Path) -> None:
+    """The codec over this backbone: shapes, and gradients in all that is trained."""
+    torch.manual_seed(0)
+    model = FaithEIR(CodecConfig(scale=4, pse_hidden=(8,)), TurboBackbone.from_base(tiny(), base))
+    disturb(model.backbone)
+    result = model(inputs()[0])
+    assert result.thumbnail.shape == (2, 3, 4, 6)
+    assert result.picture.shape == (2, 3, 16, 24)
+    result.picture.mean().backward()
+    assert all(p.grad is not None for p in model.backbone.parameters() if p.requires_grad)
+
+
+def test_configuration_survives_a_file() -> None:
+    for config in (TurboConfig(), tiny(revision="abc")):
+        assert from_dict(TurboConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_configuration_errors() -> None:
+    with pytest.raises(ConfigError, match="unet_lora_rank"):
+        TurboConfig(unet_lora_rank=-1)
+    with pytest.raises(ConfigError, match="latent_channels"):
+        TurboConfig(vae={"block_out_channels": [8, 16]})
+    with pytest.raises(ConfigError, match="must agree"):
+        tiny(unet=UNET | {"in_channels": 8})
+    with pytest.raises(ConfigError, match="unknown_key"):
+        TurboBackbone(tiny(unet=UNET | {"unknown_key": 8}))
