@@ -1,4 +1,4 @@
-"""Dataclasses from plain mappings (TOML, JSON) and back, strictly: an unknown key is an error, never ignored."""
+"""Dataclasses from plain mappings (TOML, JSON) and back, strictly: an unknown key is an error."""
 
 import dataclasses
 import difflib

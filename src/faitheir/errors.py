@@ -2,7 +2,7 @@
 
 
 class FaithEIRError(Exception):
-    """Base of every error this package raises on purpose; the command line prints its text and exits with 1."""
+    """Base of every error this package raises on purpose; the command line prints its text, exits with 1."""
 
 
 class ImageError(FaithEIRError):

@@ -22,10 +22,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class FeatureNetwork(nn.Module):
-    """A frozen network that lists its features, shallow to deep: (B, 3, H, W) in [0, 1] -> [(B, C_i, H_i, W_i)].
+    """A frozen network that lists its features, shallow to deep: (B, 3, H, W) in [0, 1] -> [(B, C_i, H_i,
+    W_i)].
 
     ``tap`` says which layers of the sequence ``layers`` are listed.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, layers: nn.Sequential, tap: Iterable[int], mean: tuple[float, ...], std: tuple[float, ...]
@@ -61,7 +65,10 @@ class _Fire(nn.Module):
 
 
 def squeezenet(state: dict[str, Tensor]) -> FeatureNetwork:
-    """SqueezeNet 1.0 under torchvision's names: features after conv1 (ReLU), pool1 and each fire, strides 2 to 16."""
+    """SqueezeNet 1.0 under torchvision's names: features after conv1 (ReLU), pool1 and each fire.
+
+    Strides 2 to 16.
+    """
 
     def pool() -> nn.Module:
         return nn.MaxPool2d(3, 2, ceil_mode=True)
@@ -109,7 +116,12 @@ def taesana(state: dict[str, Tensor]) -> FeatureNetwork:
     ]
     tap = [4]
     for _ in range(3):
-        layers += [nn.Conv2d(64, 64, 3, 2, padding=1, bias=False), _TaesanaBlock(), _TaesanaBlock(), _TaesanaBlock()]
+        layers += [
+            nn.Conv2d(64, 64, 3, 2, padding=1, bias=False),
+            _TaesanaBlock(),
+            _TaesanaBlock(),
+            _TaesanaBlock(),
+        ]
         tap.append(len(layers) - 1)
     layers.append(nn.Conv2d(64, 32, 3, padding=1))
     network = nn.Sequential(*layers)
@@ -118,20 +130,24 @@ def taesana(state: dict[str, Tensor]) -> FeatureNetwork:
 
 
 def vgg16(state: dict[str, Tensor] | None) -> FeatureNetwork:
-    """VGG16 through torchvision: the last ReLU of each of its five stages (relu1_2 .. relu5_3), strides 1 to 16.
+    """VGG16 through torchvision: the last ReLU of each of its five stages (relu1_2 .. relu5_3), strides 1 to
+    16.
 
     Without ``state``, torchvision fetches its ImageNet weights.
     """
     try:
         import torchvision
     except ImportError:
-        raise MissingDependencyError("The feature network 'vgg16' needs torchvision: pip install torchvision.") from None
+        raise MissingDependencyError(
+            "The feature network 'vgg16' needs torchvision: pip install torchvision."
+        ) from None
     try:
         weights = None if state is not None else torchvision.models.VGG16_Weights.IMAGENET1K_V1
         model = torchvision.models.vgg16(weights=weights)
     except OSError as error:
         raise ModelError(
-            f"VGG16's weights could not be fetched by torchvision ({error}); give a local file with the option 'weights'."
+            f"VGG16's weights could not be fetched by torchvision ({error}); "
+            "give a local file with the option 'weights'."
         ) from None
     if state is not None:
         features = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
@@ -147,14 +163,17 @@ _BUILDERS: dict[str, Callable[[dict[str, Tensor]], FeatureNetwork]] = {
 
 
 def load_feature_network(name: FeatureName, weights: str | Path | None) -> FeatureNetwork:
-    """The network ``name`` with ``weights`` from a local safetensors file (for vgg16, None lets torchvision fetch).
+    """The network ``name`` with ``weights`` from a local safetensors file (for vgg16, None lets torchvision
+    fetch).
 
     Raises ModelError where the file is missing, is no safetensors file, or does not fit.
     """
     if weights is None:
         if name == "vgg16":
             return vgg16(None)
-        raise ModelError(f"The feature network '{name}' needs the option 'weights', a local safetensors file.")
+        raise ModelError(
+            f"The feature network '{name}' needs the option 'weights', a local safetensors file."
+        )
     try:
         state = {k: v.float() for k, v in load_file(weights).items()}
     except (OSError, SafetensorError) as error:
@@ -168,16 +187,23 @@ def load_feature_network(name: FeatureName, weights: str | Path | None) -> Featu
 def feature_distance(network: FeatureNetwork, a: Tensor, b: Tensor) -> Tensor:
     """Perceptual distance of pictures (B, 3, H, W) in [0, 1]: shape (B,), 0 where equal.
 
-    Each tapped layer's features are unit-normalised over channels; the squared difference is summed over channels,
-    averaged over space and summed over the layers (LPIPS, Zhang et al. 2018, without its learned weights).
+    Each tapped layer's features are unit-normalised over channels; the squared difference is summed over
+    channels, averaged over space and summed over the layers (LPIPS, Zhang et al. 2018, without its learned
+    weights).
     """
     total = torch.zeros(a.shape[0], device=a.device)
     for fa, fb in zip(network(a), network(b), strict=True):
-        fa, fb = fa.float(), fb.float()
-        na = fa / (fa.square().sum(1, keepdim=True).sqrt() + 1e-10)
-        nb = fb / (fb.square().sum(1, keepdim=True).sqrt() + 1e-10)
-        total = total + (na - nb).square().sum(1).mean((1, 2))
+        total = total + _unit_difference(fa.float(), fb.float()).mean((1, 2))
     return total
+
+
+def _unit_difference(a: Tensor, b: Tensor) -> Tensor:
+    """|a/|a| - b/|b||^2 over channels, (B, C, h, w) -> (B, h, w), multiplied out: no copies are made."""
+    aa, bb, ab = (torch.linalg.vecdot(p, q, dim=1) for p, q in ((a, a), (b, b), (a, b)))
+    # The square root's gradient is infinite at zero, where ReLU features may well be.
+    na, nb = ((square + 1e-20).sqrt() for square in (aa, bb))
+    difference: Tensor = aa / na**2 + bb / nb**2 - 2 * ab / (na * nb)
+    return difference
 
 
 class Teacher(nn.Module):
@@ -208,7 +234,10 @@ class FeatureTeacher(Teacher):
 
 
 class Dinov2Teacher(Teacher):
-    """DINOv2 (through transformers): the patch features of hidden layer ``layer`` (paper: ViT-L/14, layer 23)."""
+    """DINOv2 (through transformers): patch features of hidden layer ``layer`` (paper: ViT-L/14, 23)."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, source: str, layer: int) -> None:
         try:
@@ -238,12 +267,15 @@ class Dinov2Teacher(Teacher):
         patch = int(self.model.config.patch_size)
         size = (grid[0] * patch, grid[1] * patch)
         x = F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False)
-        hidden: Tensor = self.model((x - self.mean) / self.std, output_hidden_states=True).hidden_states[self.layer]
-        return hidden[:, 1:].transpose(1, 2).unflatten(2, grid).float()
+        hidden: Tensor = self.model((x - self.mean) / self.std, output_hidden_states=True).hidden_states[
+            self.layer
+        ]
+        features: Tensor = hidden[:, 1:].movedim(1, 2)
+        return features.reshape(*features.shape[:2], *grid).float()
 
 
 def load_teacher(name: TeacherName, weights: str | None, layer: int) -> Teacher:
-    """The semantic teacher ``name``; ``weights`` is a local file (squeezenet), or a folder or Hub id (dinov2)."""
+    """The semantic teacher ``name``; ``weights``: a file (squeezenet), or a folder or Hub id (dinov2)."""
     if name == "dinov2":
         return Dinov2Teacher(weights or "facebook/dinov2-large", layer)
     return FeatureTeacher(load_feature_network(name, weights), 512)

@@ -1,4 +1,4 @@
-"""A model is a folder: config.json, everything needed to rebuild it, and model.safetensors. Never a pickle."""
+"""A model is a folder: config.json, all that rebuilds it, and model.safetensors. Never a pickle."""
 
 import hashlib
 import json
@@ -42,7 +42,9 @@ class ModelConfig:
 #: Configurations known by name: what ``faitheir info`` can count without any weights.
 KNOWN_CONFIGS: dict[str, ModelConfig] = {
     "nano-x16": ModelConfig("nano-x16", CodecConfig(scale=16, lrt_init="haar"), NanoConfig()),
-    "nano-x32": ModelConfig("nano-x32", CodecConfig(scale=32, lrt_init="haar"), NanoConfig(latent_channels=8)),
+    "nano-x32": ModelConfig(
+        "nano-x32", CodecConfig(scale=32, lrt_init="haar"), NanoConfig(latent_channels=8)
+    ),
     "turbo-x16": ModelConfig("turbo-x16", CodecConfig(scale=16), TurboConfig()),
     "turbo-x32": ModelConfig("turbo-x32", CodecConfig(scale=32), TurboConfig()),
 }
@@ -51,16 +53,16 @@ KNOWN_CONFIGS: dict[str, ModelConfig] = {
 def build_model(config: ModelConfig, *, pretrained: bool = False, base: str | Path | None = None) -> FaithEIR:
     """A randomly initialised model, on torch's default device ("meta" costs no memory).
 
-    ``pretrained`` loads the frozen base weights of ``turbo`` from the Hub, or from the folder ``base``, unless the
-    config's own ``base`` is "random". Raises ModelError where they cannot be had.
+    ``pretrained`` loads the frozen base weights of ``turbo`` from the Hub, or from the folder ``base``,
+    unless the config's own ``base`` is "random". Raises ModelError where they cannot be had.
     """
     backbone: Backbone
     if isinstance(config.backbone, NanoConfig):
         backbone = NanoBackbone(config.backbone)
     elif pretrained and config.backbone.base != "random":
-        backbone = TurboBackbone.from_base(config.backbone, base)
+        backbone = TurboBackbone.from_base(config.backbone, base, timestep=config.codec.timestep)
     else:
-        backbone = TurboBackbone(config.backbone)
+        backbone = TurboBackbone(config.backbone, timestep=config.codec.timestep)
     return FaithEIR(config.codec, backbone)
 
 
@@ -81,8 +83,8 @@ def load_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> None
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise ModelError(
-                f"{where}: the weights do not fit config.json: '{name}' is {tuple(tensor.shape)} in the file and "
-                f"{tuple(expected[name].shape)} in the model."
+                f"{where}: the weights do not fit config.json: '{name}' is {tuple(tensor.shape)} in the file "
+                f"and {tuple(expected[name].shape)} in the model."
             )
     own = {k: v for k, v in state.items() if not k.startswith("backbone.")}
     model.load_state_dict(own, strict=False)
@@ -92,7 +94,7 @@ def load_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> None
 
 
 def weights_hash(model: FaithEIR) -> str:
-    """16 hexadecimal digits over names, shapes and float32 values: the same however the weights are stored."""
+    """16 hexadecimal digits over names, shapes and float32 values: equal however they are stored."""
     digest = hashlib.sha256()
     for name, tensor in stored_state(model).items():
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -101,11 +103,17 @@ def weights_hash(model: FaithEIR) -> str:
 
 
 def save_model(
-    folder: str | Path, model: FaithEIR, config: ModelConfig, *, dtype: torch.dtype | None = None, card: str | None = None
+    folder: str | Path,
+    model: FaithEIR,
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype | None = None,
+    card: str | None = None,
 ) -> None:
     """Write a model folder, whole or not at all; an existing model in ``folder`` is replaced.
 
-    ``dtype`` stores the weights in half precision; the orthogonal matrix stays in float32, where it is orthogonal.
+    ``dtype`` stores the weights in half precision; the orthogonal matrix stays in float32, where it is
+    orthogonal.
     """
     folder = Path(folder)
     state = stored_state(model)
@@ -145,7 +153,8 @@ def embedded_models() -> list[str]:
 
 
 def find_model(source: str | Path) -> Path:
-    """The folder of ``source``: an embedded model's name, a folder, or a Hub id "owner/name" (downloaded once).
+    """The folder of ``source``: an embedded model's name, a folder, or a Hub id "owner/name" (downloaded
+    once).
 
     Raises ModelError for what is none of these.
     """
@@ -156,10 +165,13 @@ def find_model(source: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise ModelError(f"{path}: a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; this is a file.")
+        raise ModelError(
+            f"{path}: a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; this is a file."
+        )
     if name in KNOWN_CONFIGS:
         raise ModelError(
-            f"'{name}' has no weights in this package; train it with `faitheir train`, then give its folder as the model."
+            f"'{name}' has no weights in this package; train it with `faitheir train`, "
+            "then give its folder as the model."
         )
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/"):
         return _download(name)
@@ -178,7 +190,9 @@ def _download(repository: str) -> Path:
     except HFValidationError:
         raise ModelError(f"Unknown model '{repository}': neither a folder nor a valid Hub id.") from None
     except HfHubHTTPError as error:
-        raise ModelError(f"The model '{repository}' could not be had from the Hugging Face Hub ({error}).") from None
+        raise ModelError(
+            f"The model '{repository}' could not be had from the Hugging Face Hub ({error})."
+        ) from None
     except (OSError, ValueError):
         # huggingface_hub raises LocalEntryNotFoundError, an OSError, where the Hub cannot be reached.
         raise ModelError(
@@ -200,7 +214,8 @@ def load_model(source: str | Path, *, base: str | Path | None = None) -> tuple[F
         pickles = [p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]
         if pickles:
             raise ModelError(
-                f"{folder / pickles[0]}: pickled weights can run code and are not loaded; convert them to {WEIGHTS_FILE}."
+                f"{folder / pickles[0]}: pickled weights can run code and are not loaded; "
+                f"convert them to {WEIGHTS_FILE}."
             )
         raise ModelError(f"{folder}: not a whole model, it has no {WEIGHTS_FILE}.")
     try:
@@ -208,7 +223,10 @@ def load_model(source: str | Path, *, base: str | Path | None = None) -> tuple[F
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error}).") from None
-    model = build_model(config, pretrained=True, base=base)
+    try:
+        model = build_model(config, pretrained=True, base=base)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / CONFIG_FILE}: {error}") from None
     load_state(model, state, str(path))
     return model.eval(), config
 

@@ -106,8 +106,18 @@ class Thumbnail:
 
     @property
     def image(self) -> Image.Image:
-        """The thumbnail's pixels as a Pillow image, RGB or RGBA."""
-        return self.picture.to_pil()
+        """The thumbnail's pixels as a Pillow image, RGB or RGBA, its metadata in the image's `info`."""
+        image = self.picture.to_pil()
+        if self.info is not None:
+            image.info[_PNG_KEYWORD] = self.info.to_json()
+        return image
+
+    @classmethod
+    def from_pil(cls, image: Image.Image) -> "Thumbnail":
+        """The thumbnail in a Pillow image: one that `image` gave, or that was opened from a thumbnail file."""
+        found = [image.info[_PNG_KEYWORD]] if _PNG_KEYWORD in image.info else _xmp_values(image.info.get("xmp", b""))
+        info = ThumbnailInfo.from_json(str(found[0])) if found else None
+        return cls(images.picture_from_pil(image), info)
 
     def encode(self, format: ThumbnailFormat = "png") -> bytes:  # noqa: A002
         """The bytes of a file from which `decode` gives the same pixels, profile, EXIF and info.

@@ -4,9 +4,10 @@
     predict  z_T (H/8) --> H/16, windowed cross-attention to the tokens --> H/8 --> v
     decode   z_0 (H/8) --> H/4 --> H/2 --shuffle 2--> x
 
-Nothing is computed at full resolution but pixel (un)shuffles and one bilinear skip. There is no normalisation over
-space and attention stays in windows, so what a pixel becomes depends on its neighbourhood only and tiles agree with
-the whole picture. The timestep is fixed, so its embedding would be a constant that biases already hold: there is none.
+Nothing is computed at full resolution but pixel (un)shuffles and one bilinear skip. There is no normalisation
+over space and attention stays in windows, so what a pixel becomes depends on its neighbourhood only and tiles
+agree with the whole picture. The timestep is fixed, so its embedding would be a constant that biases already
+hold: there is none.
 """
 
 from collections.abc import Mapping
@@ -30,9 +31,9 @@ STRIDE = 8
 class NanoConfig:
     """Widths and depths; ``blocks`` are residual blocks of two 3x3 convolutions.
 
-    ``encoder_*``: at H/4 and H/8. ``unet_*``: at H/8 (before and after the middle) and H/16. ``decoder_*``: at H/8,
-    H/4 and H/2. ``context_dim``: width of the condition tokens. ``heads`` of 64 channels attend within windows of
-    ``window`` x ``window`` tokens.
+    ``encoder_*``: at H/4 and H/8. ``unet_*``: at H/8 (before and after the middle) and H/16. ``decoder_*``:
+    at H/8, H/4 and H/2. ``context_dim``: width of the condition tokens. ``heads`` of 64 channels attend
+    within windows of ``window`` x ``window`` tokens.
     """
 
     kind: Literal["nano"] = "nano"
@@ -58,7 +59,9 @@ class NanoConfig:
             raise ConfigError("numbers of blocks must not be negative.")
 
 
-def _conv(in_channels: int, out_channels: int, size: int = 3, stride: int = 1, *, zero: bool = False) -> nn.Conv2d:
+def _conv(
+    in_channels: int, out_channels: int, size: int = 3, stride: int = 1, *, zero: bool = False
+) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, out_channels, size, stride, size // 2)
     if zero:
         nn.init.zeros_(conv.weight)
@@ -90,8 +93,8 @@ def _blocks(width: int, count: int) -> nn.Sequential:
 class WindowCrossAttention(nn.Module):
     """Features attend to condition tokens: those of their own window where tokens lie on a grid, else to all.
 
-    With a grid, each window of ``window`` x ``window`` tokens serves the features above it, with a learned bias for
-    the offset between feature and token.
+    With a grid, each window of ``window`` x ``window`` tokens serves the features above it, with a learned
+    bias for the offset between feature and token.
     """
 
     def __init__(self, width: int, context_dim: int, heads: int, window: int) -> None:
@@ -111,13 +114,15 @@ class WindowCrossAttention(nn.Module):
         q = self.to_q(x.movedim(1, -1))
         kv = self.to_kv(condition.tokens)
         if condition.grid is None:
-            out = self._attend(q.flatten(1, 2), kv).unflatten(1, (height, width))
+            out = self._attend(q.flatten(1, 2), kv).unflatten(1, (height, width))  # type: ignore[no-untyped-call]
             return self.to_out(out).movedim(-1, 1)  # type: ignore[no-any-return]
 
         rows, columns = condition.grid
         ratio = height // rows  # features per token, each side
         if ratio * rows != height or ratio * columns != width:
-            raise ValueError(f"{rows} x {columns} tokens do not lie evenly under {height} x {width} features.")
+            raise ValueError(
+                f"{rows} x {columns} tokens do not lie evenly under {height} x {width} features."
+            )
         side = self.window
         pad_rows, pad_columns = -rows % side, -columns % side
         kv = F.pad(kv.unflatten(1, (rows, columns)), (0, 0, 0, pad_columns, 0, pad_rows))
@@ -134,8 +139,8 @@ class WindowCrossAttention(nn.Module):
         return self.to_out(out).movedim(-1, 1)  # type: ignore[no-any-return]
 
     def _attend(self, q: Tensor, kv: Tensor, mask: Tensor | None = None) -> Tensor:
-        q = q.unflatten(-1, (self.heads, 64)).transpose(1, 2)
-        k, v = kv.unflatten(-1, (2, self.heads, 64)).permute(2, 0, 3, 1, 4)
+        q = q.unflatten(-1, (self.heads, 64)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        k, v = kv.unflatten(-1, (2, self.heads, 64)).permute(2, 0, 3, 1, 4)  # type: ignore[no-untyped-call]
         return F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
     def _offset_bias(self, ratio: int) -> Tensor:
@@ -163,7 +168,7 @@ def _from_windows(x: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Picture -> latent. Its first three channels start as the colours, averaged over 8 x 8 and in [-1, 1]."""
+    """Picture -> latent. Its first three channels start as the colours, averaged over 8 x 8, in [-1, 1]."""
 
     def __init__(self, config: NanoConfig) -> None:
         super().__init__()
@@ -261,7 +266,7 @@ class NanoBackbone(Backbone):
         return self.decoder(z)  # type: ignore[no-any-return]
 
     def predict(self, z_t: Tensor, condition: Condition | None) -> Tensor:
-        """v for the noisy latent, of its shape."""
+        """The prediction v for the noisy latent, of its shape."""
         return self.unet(z_t, condition)  # type: ignore[no-any-return]
 
     def trained_state_dict(self) -> dict[str, Tensor]:
@@ -276,5 +281,9 @@ class NanoBackbone(Backbone):
         """Parameters by part."""
         return {
             name: sum(p.numel() for p in part.parameters())
-            for name, part in (("VAE encoder", self.encoder), ("UNet", self.unet), ("VAE decoder", self.decoder))
+            for name, part in (
+                ("VAE encoder", self.encoder),
+                ("UNet", self.unet),
+                ("VAE decoder", self.decoder),
+            )
         }

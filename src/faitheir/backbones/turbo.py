@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from faitheir.errors import ConfigError, MissingDependencyError, ModelError
+from faitheir.nn.codec import Backbone
 from faitheir.nn.denoiser import TRAIN_TIMESTEPS, PredictionType
 from faitheir.nn.embedder import Condition
 
@@ -120,7 +121,7 @@ class TurboConfig:
         return int(self.latent_stride * 2 ** (len(self.unet["block_out_channels"]) - 1))
 
 
-class TurboBackbone(nn.Module):
+class TurboBackbone(Backbone):
     """SD-Turbo behind the codec's ``Backbone`` protocol, randomly initialised; ``from_base`` loads weights.
 
     ``timestep``: the fixed T at which the UNet is evaluated. Tensors are cast to the weights' precision on

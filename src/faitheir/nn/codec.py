@@ -1,7 +1,7 @@
 """FaithEIR, the one definition that training and inference share.
 
-    downscale:  x --VAE encoder--> z --LRT, E-InvBlocks--> raw | lost --8 bits--> y
-    upscale:    y, prior --inverse--> z_T --denoiser(., PSE(y))--> z_0 --VAE decoder--> x^
+downscale:  x --VAE encoder--> z --LRT, E-InvBlocks--> raw | lost --8 bits--> y
+upscale:    y, prior --inverse--> z_T --denoiser(., PSE(y))--> z_0 --VAE decoder--> x^
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ from faitheir.nn.reversible import LR_CHANNELS, LatentRescaler
 class Backbone(nn.Module):
     """What a backbone supplies: the VAE and the denoising network.
 
-    ``latent_channels`` C; ``latent_stride``, pixels per latent position; ``context_dim``, the width of condition
-    tokens; ``size_multiple``, what picture sides must be divisible by; ``prediction_type``, what ``predict``
-    returns (see ``one_step``).
+    ``latent_channels`` C; ``latent_stride``, pixels per latent position; ``context_dim``, the width of
+    condition tokens; ``size_multiple``, what picture sides must be divisible by; ``prediction_type``, what
+    ``predict`` returns (see ``one_step``).
     """
 
     latent_channels: int
@@ -67,7 +67,8 @@ class CodecConfig:
     ``inv_blocks``, ``growth``: E-InvBlocks, and the growth of their dense blocks.
     ``prior``: "adp", "zeros", "random", "normal" or "gmm"; ``prior_pattern``: side of ADP's spatial pattern;
     ``gmm_components``: Gaussians in the mixture.
-    ``embedder``: "pse", "lte" or "none"; ``pse_hidden``: widths between 3 and the context's; ``lte_tokens``: how many.
+    ``embedder``: "pse", "lte" or "none"; ``pse_hidden``: widths between 3 and the context's;
+    ``lte_tokens``: how many.
     ``timestep``: the fixed step T of the one-step denoiser, 0..999.
     """
 
@@ -95,7 +96,9 @@ class CodecConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is wanted.")
         if self.inv_blocks < 0 or min(self.pse_hidden, default=1) < 1:
-            raise ConfigError("inv_blocks must not be negative, and every width in pse_hidden must be at least 1.")
+            raise ConfigError(
+                "inv_blocks must not be negative, and every width in pse_hidden must be at least 1."
+            )
 
 
 class Reconstruction(NamedTuple):
@@ -107,10 +110,10 @@ class Reconstruction(NamedTuple):
 
 
 class FaithEIR(nn.Module):
-    """The whole model over a backbone. Pictures are (B, 3, H, W) in [0, 1] with sides divisible by ``size_multiple``.
+    """The model over a backbone. Pictures are (B, 3, H, W) in [0, 1], sides divisible by ``size_multiple``.
 
-    ``forward`` is the training pass; ``downscale`` and ``upscale`` are deployment's two halves of it. The backbone
-    alone may be cast to half precision; everything between VAE and thumbnail stays in float32.
+    ``forward`` is the training pass; ``downscale`` and ``upscale`` are deployment's two halves of it. The
+    backbone alone may be cast to half precision; everything between VAE and thumbnail stays in float32.
     """
 
     def __init__(self, config: CodecConfig, backbone: Backbone) -> None:
@@ -119,7 +122,9 @@ class FaithEIR(nn.Module):
         self.backbone = backbone
         stride, channels = backbone.latent_stride, backbone.latent_channels
         if config.scale % stride:
-            raise ConfigError(f"scale {config.scale} is not a multiple of the backbone's latent stride, {stride}.")
+            raise ConfigError(
+                f"scale {config.scale} is not a multiple of the backbone's latent stride, {stride}."
+            )
         self.factor = config.scale // stride
         if channels * self.factor**2 <= LR_CHANNELS:
             raise ConfigError("the latent has too few channels for three to be kept and some to be lost.")
@@ -145,7 +150,7 @@ class FaithEIR(nn.Module):
 
     @property
     def size_multiple(self) -> int:
-        """What the sides of a picture given to this model must be divisible by: both of these are powers of two."""
+        """What the sides of a picture must be divisible by: both of these are powers of two."""
         return max(self.config.scale, self.backbone.size_multiple)
 
     @property

@@ -1,5 +1,6 @@
 """Condition tokens for the denoiser (paper 3.4): from the thumbnail's pixels, learned but fixed, or none."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 class Condition(NamedTuple):
     """Tokens for cross-attention.
 
-    ``tokens``: (B, N, D). ``grid``: (height, width) with N = height x width where the tokens are the thumbnail's
-    pixels, row by row; None where they have no place in the image.
+    ``tokens``: (B, N, D). ``grid``: (height, width) with N = height x width where the tokens are the
+    thumbnail's pixels, row by row; None where they have no place in the image.
     """
 
     tokens: Tensor
@@ -23,7 +24,7 @@ class PixelSemanticEmbedder(nn.Module):
     def __init__(self, hidden: tuple[int, ...], width: int) -> None:
         super().__init__()
         sizes = (3, *hidden, width)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, y: Tensor) -> Condition:
         """Thumbnail (B, 3, h, w) in [0, 1] -> h w tokens."""
@@ -53,7 +54,9 @@ class NoCondition(nn.Module):
         return
 
 
-def make_embedder(kind: str, width: int, *, hidden: tuple[int, ...] = (256, 512), count: int = 77) -> nn.Module:
+def make_embedder(
+    kind: str, width: int, *, hidden: tuple[int, ...] = (256, 512), count: int = 77
+) -> nn.Module:
     """The embedder named ``kind``: "pse", "lte" or "none"."""
     if kind == "pse":
         return PixelSemanticEmbedder(hidden, width)

@@ -16,7 +16,9 @@ class AdaptiveDetailPrior(nn.Module):
     or learned.
     """
 
-    def __init__(self, channels: int, pattern: int = 1, *, random: bool = False, learned: bool = True) -> None:
+    def __init__(
+        self, channels: int, pattern: int = 1, *, random: bool = False, learned: bool = True
+    ) -> None:
         super().__init__()
         shape = (1, channels, pattern, pattern)
         values = torch.rand(shape) * 2 - 1 if random else torch.zeros(shape)
@@ -50,8 +52,8 @@ class NormalPrior(nn.Module):
 class GaussianMixturePrior(nn.Module):
     """GMM: a sample of a learned mixture of Gaussians with diagonal covariance, one draw per position (SAIN).
 
-    The component is drawn with a straight-through Gumbel-softmax and the value by reparametrisation, so weights,
-    means and scales all receive gradients.
+    The component is drawn with a straight-through Gumbel-softmax and the value by reparametrisation, so
+    weights, means and scales all receive gradients.
     """
 
     def __init__(self, channels: int, components: int = 5) -> None:

@@ -23,14 +23,16 @@ LR_CHANNELS = 3
 def project_orthogonal(a: Tensor) -> Tensor:
     """The orthogonal matrix nearest to the square matrix ``a``: A = U S V^T -> U V^T (paper eq. 4)."""
     u, _, vt = torch.linalg.svd(a.double())
-    return (u @ vt).to(a.dtype)
+    w: Tensor = (u @ vt).to(a.dtype)
+    return w
 
 
 def haar_matrix(channels: int, factor: int) -> Tensor:
     """The orthonormal 2-D Haar transform of ``factor`` x ``factor`` cells as a matrix on unshuffled channels.
 
-    Shape (C r r, C r r) for input ordered as ``pixel_unshuffle`` does (channel, row, column). Rows are ordered
-    coarse to fine and, within a band, by channel, so that the first C outputs are the low-pass of each channel.
+    Shape (C r r, C r r) for input ordered as ``pixel_unshuffle`` does (channel, row, column). Rows are
+    ordered coarse to fine and, within a band, by channel, so that the first C outputs are the low-pass of
+    each channel.
     """
     if factor & (factor - 1):
         raise ValueError(f"Haar needs a power of two, not {factor}.")
@@ -49,12 +51,12 @@ def haar_matrix(channels: int, factor: int) -> Tensor:
 
 
 class OrthogonalTransform(nn.Module):
-    """Pixel unshuffle by ``factor`` and an orthogonal matrix over the result's channels, with the exact inverse.
+    """Pixel unshuffle by ``factor`` and an orthogonal matrix over the channels, with the exact inverse.
 
     ``kind``: ``"lrt"``, the paper's learnable reversible transformation (eq. 3 and 5), or ``"haar"``, fixed.
     ``orthogonality`` of LRT: ``"always"`` keeps W on the orthogonal group at every training step, as
-    W = W0 exp(A - A^T) with W0 fixed and A learned from zero; ``"init"`` is the paper's form, projected once and
-    then a free matrix whose transpose stands in for its inverse.
+    W = W0 exp(A - A^T) with W0 fixed and A learned from zero; ``"init"`` is the paper's form, projected once
+    and then a free matrix whose transpose stands in for its inverse.
     ``init`` of LRT: ``"random"``, the SVD projection of a Gaussian matrix (eq. 4), or ``"haar"``.
 
     The matrix is applied in float32 whatever the autocast around it: rounding W would break the inverse.
@@ -92,7 +94,8 @@ class OrthogonalTransform(nn.Module):
         if self.orthogonality == "init":
             return self._float32(self.free)
         skew = self._float32(self.skew)
-        return self._float32(self.base) @ torch.linalg.matrix_exp(skew - skew.T)
+        w: Tensor = self._float32(self.base) @ torch.linalg.matrix_exp(skew - skew.T)
+        return w
 
     @staticmethod
     def _float32(t: Tensor | nn.Module) -> Tensor:
@@ -115,12 +118,13 @@ class OrthogonalTransform(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Five 3x3 convolutions, each fed by all before it, LeakyReLU 0.2; the last starts at zero (SAIN, IRN)."""
+    """Five 3x3 convolutions, each fed by all before it, LeakyReLU 0.2; the last starts at zero (SAIN)."""
 
     def __init__(self, in_channels: int, out_channels: int, growth: int = 32) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
-            nn.Conv2d(in_channels + i * growth, growth if i < 4 else out_channels, 3, padding=1) for i in range(5)
+            nn.Conv2d(in_channels + i * growth, growth if i < 4 else out_channels, 3, padding=1)
+            for i in range(5)
         )
         for conv in list(self.convs)[:4]:
             nn.init.kaiming_normal_(conv.weight, a=0.2)  # type: ignore[arg-type]
@@ -137,7 +141,7 @@ class DenseBlock(nn.Module):
 
 
 class EInvBlock(nn.Module):
-    """Enhanced invertible block (SAIN, Yang et al. 2023) over a split 3 | rest; see spec for the equations."""
+    """Enhanced invertible block (SAIN, Yang et al. 2023) over a split 3 | rest."""
 
     def __init__(self, channels: int, growth: int = 32) -> None:
         super().__init__()
@@ -151,14 +155,14 @@ class EInvBlock(nn.Module):
         return 2 * torch.sigmoid(self.H(a).float()) - 1
 
     def forward(self, u: Tensor) -> Tensor:
-        """a' = a + E(b) - F(b); b' = b exp(s(a')) + G(a'). Shape kept."""
+        """Compute a' = a + E(b) - F(b); b' = b exp(s(a')) + G(a'). Shape kept."""
         a, b = u[:, :LR_CHANNELS], u[:, LR_CHANNELS:]
         a = a + self.E(b) - self.F(b)
         b = b * torch.exp(self._log_scale(a)) + self.G(a)
         return torch.cat([a, b], 1)
 
     def inverse(self, u: Tensor) -> Tensor:
-        """b = (b' - G(a')) exp(-s(a')); a = a' + F(b) - E(b). Shape kept."""
+        """Compute b = (b' - G(a')) exp(-s(a')); a = a' + F(b) - E(b). Shape kept."""
         a, b = u[:, :LR_CHANNELS], u[:, LR_CHANNELS:]
         b = (b - self.G(a)) * torch.exp(-self._log_scale(a))
         a = a + self.F(b) - self.E(b)
@@ -201,4 +205,4 @@ class LatentRescaler(nn.Module):
         h = torch.cat([raw, lost], 1)
         for block in reversed(self.blocks):
             h = block.inverse(h)  # type: ignore[operator]
-        return self.transform.inverse(h)  # type: ignore[no-any-return]
+        return self.transform.inverse(h)

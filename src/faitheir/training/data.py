@@ -79,7 +79,7 @@ class CropDataset(Dataset[Tensor]):
             cut = np.asarray(Image.fromarray(np.ascontiguousarray(cut)).resize((crop, crop), Image.Resampling.BICUBIC))
         if rng.random() < 0.5:
             cut = cut[:, ::-1]
-        return np.ascontiguousarray(cut)
+        return np.array(cut)
 
 
 class NumberSampler(Sampler[int]):

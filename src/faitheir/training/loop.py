@@ -91,6 +91,7 @@ def train(config: TrainConfig, *, resume: bool = False, log: Callable[[str], Non
     """
     try:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
         from accelerate.utils import set_seed
     except ImportError:
         raise MissingDependencyError("Training needs accelerate: pip install 'faitheir[train]'.") from None
@@ -105,6 +106,8 @@ def train(config: TrainConfig, *, resume: bool = False, log: Callable[[str], Non
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if native_bfloat16() else "no"
+    # accelerate keeps the precision of the process's first run; a second run may want another.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision=precision, gradient_accumulation_steps=config.optimizer.accumulate, step_scheduler_with_optimizer=False
     )
@@ -125,7 +128,7 @@ def train(config: TrainConfig, *, resume: bool = False, log: Callable[[str], Non
         (run / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
     average = WeightAverage(trained, config.ema)
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    objective = objective.to(accelerator.device)
+    objective = objective.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average.average = [a.to(accelerator.device) for a in average.average]
     accelerator.register_for_checkpointing(schedule, average)
     step = 0

@@ -1,0 +1,644 @@
+"""The command line: thin verbs over the package. torch is imported by the commands, never for their help."""
+
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import numpy as np
+from PIL import Image
+
+from faitheir.errors import ModelError, ThumbnailError
+from faitheir.images import Picture, bicubic_thumbnail, read_picture, write_picture
+from faitheir.jobs import (
+    RESTORED_MARK,
+    SIDE_BY_SIDE_MARK,
+    THUMBNAIL_MARK,
+    Job,
+    PlanError,
+    about,
+    base_name,
+    check_folders,
+    find_inputs,
+    one_line,
+    plan,
+    printable,
+    reason,
+    run,
+    select_photographs,
+    select_thumbnails,
+)
+from faitheir.thumbnail import Thumbnail, ThumbnailInfo
+
+if TYPE_CHECKING:
+    from faitheir.models import ModelConfig
+    from faitheir.pipeline import FaithEIRPipeline
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Sides of a side-by-side picture are at most this many pixels.
+_SIDE_BY_SIDE_LIMIT = 4096
+
+_EPILOG = """Exit status: 0, all was done; 1, something failed (the other files were done all the same); 2,
+nothing was begun, because the options, the inputs or the outputs cannot be as given; 130, interrupted."""
+
+
+class _Commands(click.Group):
+    """Shows every error as one line, never as a traceback, and gives it an exit status."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs["standalone_mode"] = False
+        try:
+            status = super().main(*args, **kwargs)
+        except click.Abort:
+            click.echo("faitheir: interrupted.", err=True)
+            status = 130
+        except (click.ClickException, PlanError) as error:
+            _show_error(error.format_message() if isinstance(error, click.ClickException) else str(error))
+            status = 2
+        except Exception as error:
+            if os.environ.get("FAITHEIR_TRACEBACK"):  # for those who look for a fault in FaithEIR itself
+                raise
+            _show_error(reason(error))
+            status = 1
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _show_error(text: str) -> None:
+    click.echo(printable(f"faitheir: error: {one_line(text)}"), err=True)
+
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="faitheir", message="%(package)s %(version)s")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """A photograph to a thumbnail file 16 or 32 times smaller per side, and back from that file alone.
+
+    The detail that comes back is generated: it is plausible, not recorded. Do not use it as evidence, for
+    documents, or to identify anyone.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_recursive_option = click.option("-r", "--recursive", is_flag=True, help="Look into folders inside folders.")
+
+_batch_options = _options(
+    click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path)),
+    _recursive_option,
+    click.option(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="Write into this folder, which is created where it is missing and gets the folder structure of "
+        "a folder that is read; otherwise outputs go beside their inputs.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Do again what exists already, instead of skipping it."),
+)
+
+_model_options = _options(
+    click.option("--scale", type=click.Choice(["16", "32"]), help="Use the embedded model for this scale."),
+    click.option(
+        "--model", metavar="MODEL", help="An embedded model, a model's folder, or a Hub id owner/name."
+    ),
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+        default="auto",
+        show_default=True,
+        help="Where to compute; auto: a GPU if there is one.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16", "auto"]),
+        default="float32",
+        show_default=True,
+        help="Precision; auto: half precision where the device is faster in it.",
+    ),
+    click.option(
+        "--tile",
+        metavar="PIXELS",
+        type=click.IntRange(min=1),
+        help="Side of the tiles a large picture is done in, in pixels of the full-size picture; smaller "
+        "tiles take less memory. [default: the model's]",
+    ),
+    click.option(
+        "--base",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="A local folder of SD-Turbo's weights, for turbo models. [default: the Hugging Face Hub]",
+    ),
+)
+
+_restored_options = _options(
+    click.option(
+        "--format",
+        "suffix",
+        type=click.Choice(["png", "jpg", "webp", "tiff"]),
+        default="png",
+        show_default=True,
+        help="Of restored pictures.",
+    ),
+    click.option(
+        "--quality",
+        type=click.IntRange(1, 100),
+        help="Of restored jpg and webp pictures. [default: 95 for jpg, lossless for webp]",
+    ),
+)
+
+
+@dataclass
+class _Models:
+    """The pipelines that the options ask for, each opened once."""
+
+    scale: str | None
+    model: str | None
+    device: str
+    dtype: str
+    tile: int | None
+    base: Path | None
+    _opened: dict[str, "FaithEIRPipeline"] = field(default_factory=dict)
+
+    def chosen(self) -> "FaithEIRPipeline":
+        """The one that --model or --scale names, or the default."""
+        from faitheir.models import DEFAULT_MODEL, find_model, read_config
+
+        if self.scale is None or self.model is None:
+            return self._open(self.model or (f"nano-x{self.scale}" if self.scale else DEFAULT_MODEL))
+        scale = read_config(find_model(self.model)).codec.scale
+        if scale != int(self.scale):
+            raise PlanError(
+                f"the model '{self.model}' is for scale {scale}, not --scale {self.scale}; leave one out."
+            )
+        return self._open(self.model)
+
+    def for_thumbnail(self, info: ThumbnailInfo | None) -> "FaithEIRPipeline":
+        """The one that --model names, or else the thumbnail, or else `chosen`."""
+        from faitheir.models import embedded_models
+
+        if info is None or self.model is not None:
+            return self.chosen()
+        if self.scale not in (None, str(info.scale)):
+            raise ThumbnailError(
+                f"the thumbnail was made at scale {info.scale}; leave --scale {self.scale} out."
+            )
+        # Only these: a file's metadata must not choose what is read from this disk or from the network.
+        if info.model not in embedded_models():
+            raise ModelError(
+                f"the thumbnail was made by the model '{info.model}', which is not in this package; "
+                "give that model's folder or Hub id with --model."
+            )
+        return self._open(info.model)
+
+    def _open(self, source: str) -> "FaithEIRPipeline":
+        from faitheir.pipeline import FaithEIRPipeline
+
+        if source not in self._opened:
+            self._opened[source] = FaithEIRPipeline.from_pretrained(
+                source, base=self.base, device=self.device, dtype=self.dtype, tile=self.tile
+            )
+        return self._opened[source]
+
+
+def _batch(
+    jobs: Sequence[Job],
+    overwrite: bool,
+    prepare: Callable[[], Callable[[Job], str | None]],
+    conclude: Callable[[], str | None] = lambda: None,
+) -> None:
+    """Do the jobs whose outputs are not there, with the work that ``prepare`` gives; failures come last."""
+    pending = [job for job in jobs if overwrite or not job.done]
+    check_folders(pending)
+    if pending:
+        outcome = run(pending, prepare())
+        if (conclusion := conclude()) is not None:
+            click.echo(conclusion)
+    skipped = len(jobs) - len(pending)
+    counts = [f"{outcome.done} done"] if pending else []
+    counts += [f"{len(outcome.failures)} failed"] if pending and outcome.failures else []
+    counts += [f"{skipped} skipped, exist already; --overwrite to redo"] if skipped else []
+    if len(jobs) > 1 or skipped:
+        click.echo(", ".join(counts))
+    if pending and outcome.failures:
+        for path, text in outcome.failures:
+            _show_error(about(path, text))
+        click.get_current_context().exit(1)
+
+
+@main.command(epilog=_EPILOG)
+@_batch_options
+@_model_options
+@click.option(
+    "--format",
+    "suffix",
+    type=click.Choice(["png", "webp"]),
+    default="png",
+    show_default=True,
+    help="Of thumbnails.",
+)
+def downscale(
+    inputs: tuple[Path, ...],
+    recursive: bool,
+    output: Path | None,
+    overwrite: bool,
+    suffix: str,
+    **options: Any,
+) -> None:
+    """Make thumbnail files of photographs.
+
+    INPUTS are pictures and folders. photo.jpg gives photo.thumb.png, an ordinary picture that holds what
+    `faitheir upscale` needs. In folders, files named like outputs (NAME.thumb.png, NAME.restored.png,
+    NAME.roundtrip.png) and hidden ones are passed over.
+    """
+    found = find_inputs(inputs, recursive=recursive, select=select_photographs)
+    jobs = plan(found, lambda path: [f"{path.stem}{THUMBNAIL_MARK}.{suffix}"], output)
+
+    def prepare() -> Callable[[Job], str | None]:
+        pipeline = _Models(**options).chosen()
+
+        def work(job: Job) -> str | None:
+            picture = read_picture(job.source)
+            thumbnail = pipeline.downscale_picture(picture)
+            target = job.outputs[0]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            thumbnail.save(target)
+            sizes = f"{_size(picture)} -> {_size(thumbnail.picture)}, {target.stat().st_size:,} bytes"
+            return f"{target}  {sizes}" if len(jobs) == 1 else None
+
+        return work
+
+    _batch(jobs, overwrite, prepare)
+
+
+@main.command(epilog=_EPILOG)
+@_batch_options
+@_model_options
+@_restored_options
+def upscale(
+    inputs: tuple[Path, ...],
+    recursive: bool,
+    output: Path | None,
+    overwrite: bool,
+    suffix: str,
+    quality: int | None,
+    **options: Any,
+) -> None:
+    """Restore full-size pictures from thumbnail files.
+
+    INPUTS are thumbnails and folders. photo.thumb.png gives photo.restored.png. In folders, the files
+    NAME.thumb.png and NAME.thumb.webp are taken; where there are none, every picture.
+
+    A thumbnail names the model that made it, and that one is used unless --model names another. Where this
+    was stripped from the file, the size is that of the thumbnail times the scale.
+    """
+    _check_quality(suffix, quality)
+    found = find_inputs(inputs, recursive=recursive, select=select_thumbnails)
+    jobs = plan(found, lambda path: [f"{base_name(path)}{RESTORED_MARK}.{suffix}"], output)
+
+    def prepare() -> Callable[[Job], str | None]:
+        models = _Models(**options)
+        if models.model is not None:
+            models.chosen()  # what is wrong with it is no file's fault
+
+        def work(job: Job) -> str | None:
+            thumbnail = Thumbnail.open(job.source)
+            picture = models.for_thumbnail(thumbnail.info).upscale_thumbnail(thumbnail)
+            target = job.outputs[0]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_picture(target, picture, quality=quality)
+            sizes = f"{_size(thumbnail.picture)} -> {_size(picture)}, {target.stat().st_size:,} bytes"
+            return f"{target}  {sizes}" if len(jobs) == 1 else None
+
+        return work
+
+    _batch(jobs, overwrite, prepare)
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What a round trip measured."""
+
+    bits_per_pixel: float
+    psnr: float
+    ssim: float
+    thumbnail_psnr: float
+    seconds_down: float
+    seconds_up: float
+
+    @classmethod
+    def mean(cls, several: Sequence["_Figures"]) -> "_Figures":
+        """Of each figure over the files that have it: SSIM is nan for pictures smaller than its window."""
+        rows = [
+            [value for value in column if not math.isnan(value)]
+            for column in zip(*map(astuple, several), strict=True)
+        ]
+        return cls(*(sum(row) / len(row) if row else math.nan for row in rows))
+
+    def lines(self) -> list[str]:
+        ssim = "not defined below 11 x 11 pixels" if math.isnan(self.ssim) else f"{self.ssim:.4f}"
+        return [
+            f"  bits per pixel  {self.bits_per_pixel:.4f}",
+            f"  restored        PSNR {self.psnr:.2f} dB   SSIM {ssim}",
+            f"  thumbnail       PSNR {self.thumbnail_psnr:.2f} dB against the bicubic thumbnail",
+            f"  seconds         {self.seconds_down:.2f} down   {self.seconds_up:.2f} up",
+        ]
+
+
+@main.command(epilog=_EPILOG)
+@_batch_options
+@_model_options
+@_restored_options
+def roundtrip(
+    inputs: tuple[Path, ...],
+    recursive: bool,
+    output: Path | None,
+    overwrite: bool,
+    suffix: str,
+    quality: int | None,
+    **options: Any,
+) -> None:
+    """Make thumbnails, restore pictures from the files, and say how close they come.
+
+    INPUTS are pictures and folders. photo.jpg gives photo.thumb.png, photo.restored.png and, to look at,
+    photo.roundtrip.png: the original, the thumbnail enlarged, and the restored picture side by side. In
+    folders, files named like these and hidden ones are passed over.
+    """
+    _check_quality(suffix, quality)
+    found = find_inputs(inputs, recursive=recursive, select=select_photographs)
+    endings = (f"{THUMBNAIL_MARK}.png", f"{RESTORED_MARK}.{suffix}", f"{SIDE_BY_SIDE_MARK}.png")
+    jobs = plan(found, lambda path: [f"{path.stem}{ending}" for ending in endings], output)
+    measured: list[_Figures] = []
+
+    def prepare() -> Callable[[Job], str | None]:
+        pipeline = _Models(**options).chosen()
+
+        def work(job: Job) -> str:
+            text, figures = _round_trip(pipeline, job, quality)
+            measured.append(figures)
+            return text
+
+        return work
+
+    def conclude() -> str | None:
+        if len(measured) < 2:
+            return None
+        return "\n".join([f"mean of {len(measured)} files", *_Figures.mean(measured).lines()])
+
+    _batch(jobs, overwrite, prepare, conclude)
+
+
+def _round_trip(pipeline: "FaithEIRPipeline", job: Job, quality: int | None) -> tuple[str, _Figures]:
+    """Write the three files; everything is measured on files read back from the disk."""
+    from faitheir.evaluation.metrics import psnr, ssim
+
+    picture = read_picture(job.source)
+    folder = job.outputs[0].parent
+    folder.mkdir(parents=True, exist_ok=True)
+    # All three or none: they are made in a hidden folder and moved into place once they are whole.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".faitheir-") as temporary:
+        written = [Path(temporary) / path.name for path in job.outputs]
+        thumbnail_path, restored_path, side_by_side_path = written
+        started = time.perf_counter()
+        thumbnail = pipeline.downscale_picture(picture)
+        down = time.perf_counter() - started
+        thumbnail.save(thumbnail_path)
+        thumbnail = Thumbnail.open(thumbnail_path)
+        started = time.perf_counter()
+        restored = pipeline.upscale_thumbnail(thumbnail)
+        up = time.perf_counter() - started
+        write_picture(restored_path, restored, quality=quality)
+        restored = read_picture(restored_path)
+        write_picture(side_by_side_path, _side_by_side(picture, thumbnail.picture, restored, pipeline.scale))
+        sizes = [path.stat().st_size for path in (job.source, thumbnail_path, restored_path)]
+        figures = _Figures(
+            bits_per_pixel=sizes[1] * 8 / (picture.width * picture.height),
+            psnr=psnr(picture.rgb, restored.rgb),
+            ssim=ssim(picture.rgb, restored.rgb),
+            thumbnail_psnr=psnr(bicubic_thumbnail(picture.rgb, pipeline.scale), thumbnail.picture.rgb),
+            seconds_down=down,
+            seconds_up=up,
+        )
+        for path, target in zip(written, job.outputs, strict=True):
+            path.replace(target)
+    rows = zip(
+        ("original", "thumbnail", "restored"),
+        (picture, thumbnail.picture, restored),
+        sizes,
+        (job.source, *job.outputs),
+        strict=False,
+    )
+    lines = [f"  {what:<14}{_size(shown):>16} {size:>14,} bytes   {path}" for what, shown, size, path in rows]
+    return "\n".join([str(job.source), *lines, *figures.lines()]), figures
+
+
+def _side_by_side(original: Picture, thumbnail: Picture, restored: Picture, scale: int) -> Picture:
+    """Original, enlarged thumbnail and restored picture in a row, reduced where that would be huge."""
+    gap = 8
+    factor = min(
+        1.0, (_SIDE_BY_SIDE_LIMIT - 2 * gap) / (3 * original.width), _SIDE_BY_SIDE_LIMIT / original.height
+    )
+    width, height = max(1, int(original.width * factor)), max(1, int(original.height * factor))
+    row = Image.new("RGB", (3 * width + 2 * gap, height), "white")
+    # The last thumbnail pixels of a row or column may reach beyond the original: that part is cut off.
+    covered = (0.0, 0.0, original.width / scale, original.height / scale)
+    panels = (
+        (original, Image.Resampling.BICUBIC, None),
+        (thumbnail, Image.Resampling.NEAREST, covered),
+        (restored, Image.Resampling.BICUBIC, None),
+    )
+    for index, (picture, resampling, box) in enumerate(panels):
+        panel = Image.fromarray(picture.rgb).resize((width, height), resampling, box=box)
+        mask = None
+        if picture.alpha is not None:
+            mask = Image.fromarray(picture.alpha).resize((width, height), resampling, box=box)
+        row.paste(panel, (index * (width + gap), 0), mask)
+    return Picture(np.array(row))
+
+
+def _check_quality(suffix: str, quality: int | None) -> None:
+    if quality is not None and suffix not in ("jpg", "webp"):
+        raise PlanError(
+            f"--quality is for jpg and webp, and {suffix} is lossless; leave it out or choose --format."
+        )
+
+
+def _size(picture: Picture) -> str:
+    return f"{picture.width} x {picture.height}"
+
+
+@main.command(epilog=_EPILOG)
+@click.argument("targets", nargs=-1)
+@_recursive_option
+def info(targets: tuple[str, ...], recursive: bool) -> None:
+    """Describe models and thumbnail files; without TARGETS, list the models known by name.
+
+    TARGETS are names of models, Hub ids owner/name, folders of a model, thumbnail files, and folders of
+    thumbnails. A known model whose weights are not here, such as turbo-x16, is described without downloading
+    anything.
+    """
+    if not targets:
+        click.echo(_list_models())
+    failed = False
+    for index, target in enumerate(targets):
+        try:
+            for part in _describe(target, recursive):
+                click.echo(printable(part))
+        except Exception as error:  # one target's failure does not stop the rest
+            _show_error(about(Path(target), reason(error)))
+            failed = True
+        if index < len(targets) - 1:
+            click.echo()
+    if failed:
+        click.get_current_context().exit(1)
+
+
+def _list_models() -> str:
+    from faitheir.models import DEFAULT_MODEL, KNOWN_CONFIGS, embedded_models, find_model, read_config
+
+    embedded = embedded_models()
+    configs = KNOWN_CONFIGS | {name: read_config(find_model(name)) for name in embedded}
+    lines = []
+    for name, config in sorted(configs.items()):
+        where = (
+            "embedded in this package" if name in embedded else "known, its weights are not in this package"
+        )
+        default = ", the default" if name == DEFAULT_MODEL else ""
+        lines.append(
+            f"{name:<12}  scale {config.codec.scale:<3}  {config.backbone.kind:<6}  {where}{default}"
+        )
+    return "\n".join(lines)
+
+
+def _describe(target: str, recursive: bool) -> Iterable[str]:
+    from faitheir.models import CONFIG_FILE, KNOWN_CONFIGS, embedded_models, find_model, read_config
+
+    path = Path(target)
+    embedded = target in embedded_models()
+    if not embedded and path.is_file():
+        yield _describe_thumbnail(path)
+    elif not embedded and path.is_dir() and not (path / CONFIG_FILE).exists():
+        try:
+            found = find_inputs([path], recursive=recursive, select=select_thumbnails)
+        except PlanError:
+            raise ModelError(f"{path} has neither a model ({CONFIG_FILE}) nor pictures in it.") from None
+        yield "\n\n".join(_describe_thumbnail(item.path) for item in found)
+    elif not embedded and not path.is_dir() and target in KNOWN_CONFIGS:
+        yield _describe_model(
+            KNOWN_CONFIGS[target], "known configuration, its weights are not in this package"
+        )
+    else:
+        folder = find_model(target)
+        config = read_config(folder)
+        yield _describe_model(config, str(folder), _weights_hash(folder, config))
+
+
+def _weights_hash(folder: Path, config: "ModelConfig") -> str | None:
+    """None for turbo: its model cannot be built without gigabytes of base weights."""
+    from faitheir.models import load_model, weights_hash
+
+    if config.backbone.kind != "nano":
+        return None
+    return weights_hash(load_model(folder)[0])
+
+
+def _describe_model(config: "ModelConfig", where: str, weights: str | None = None) -> str:
+    from faitheir.config import to_dict
+    from faitheir.models import parameter_table
+
+    rows = [("model", config.name), ("found", where)]
+    rows += [("weights", weights)] if weights else []
+    for options in (to_dict(config.codec), to_dict(config.backbone)):
+        # Whole configurations inside (turbo's networks) are in config.json for those who want them.
+        shown = {"backbone" if k == "kind" else k: v for k, v in options.items() if not isinstance(v, dict)}
+        rows += [(name, v if isinstance(v, str) else json.dumps(v)) for name, v in shown.items()]
+    lines = [f"{name:<18}{value}" for name, value in rows]
+    table = parameter_table(config)
+    table |= {"Total": sum(table.values())}
+    lines += ["", f"{'Parameters':<30}"]
+    lines += [f"  {name:<28}{count / 1e6:>10.3f} M  ({count:,})" for name, count in table.items()]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _describe_thumbnail(path: Path) -> str:
+    from faitheir.models import embedded_models, load_model, weights_hash
+
+    thumbnail = Thumbnail.open(path)
+    size = path.stat().st_size
+    rows = [("thumbnail", str(path)), ("size", f"{_size(thumbnail.picture)} pixels"), ("bytes", f"{size:,}")]
+    if (made := thumbnail.info) is None:
+        rows.append(("metadata", "none of FaithEIR's: stripped, or another program's picture"))
+    else:
+        if made.model not in embedded_models():
+            here = "not in this package; restore with --model"
+        elif weights_hash(load_model(made.model)[0]) == made.weights:
+            here = "in this package, with the same weights"
+        else:
+            here = "in this package, but with other weights: it will not restore this faithfully"
+        rows += [
+            ("original size", f"{made.width} x {made.height} pixels"),
+            ("scale", str(made.scale)),
+            ("bits per pixel", f"{size * 8 / (made.width * made.height):.4f}"),
+            ("model", f"{made.model} ({here})"),
+            ("weights", made.weights),
+            ("format version", str(made.format_version)),
+        ]
+    return "\n".join(f"{name:<18}{value}" for name, value in rows)
+
+
+@main.command(epilog=_EPILOG)
+@click.argument("config", metavar="CONFIG.toml", type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change a setting, such as data.crop=128 or run=runs/other; a value is read as TOML where "
+    "it can be. May be given several times.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
+def train(config: Path, settings: tuple[str, ...], resume: bool) -> None:
+    """Train a model from a folder of photographs as CONFIG.toml says, and print the model's folder."""
+    overrides = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not (equals and key.strip()):
+            raise PlanError(f"--set {setting} is not KEY=VALUE, such as --set data.crop=128.")
+        overrides[key.strip()] = _toml_value(value.strip())
+
+    from faitheir.training.config import load_train_config
+    from faitheir.training.loop import train as run_training
+
+    settled = load_train_config(config, overrides)
+    click.echo(run_training(settled, resume=resume, log=click.echo))
+
+
+def _toml_value(text: str) -> Any:
+    """The value that a line of TOML would give, or the text itself: names and paths need no quotes."""
+    try:
+        values = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return values["value"] if len(values) == 1 else text

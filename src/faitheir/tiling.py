@@ -1,0 +1,82 @@
+"""Large pictures in overlapping, feathered tiles: what is in memory beyond the picture does not grow with it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32Array = NDArray[np.float32]
+
+
+class Span(NamedTuple):
+    """One tile along one axis: cells ``start`` to ``stop``, and their weights, which sum to 1 over all tiles."""
+
+    start: int
+    stop: int
+    weights: Float32Array  # (cells x unit,)
+
+
+def spans(length: int, tile: int, overlap: int, unit: int) -> list[Span]:
+    """Cover ``length`` cells with tiles of ``tile`` cells that overlap by at least ``overlap``.
+
+    A cell is ``unit`` output pixels, the resolution of the weights. Across an overlap they ramp over its middle half:
+    its outer quarters, where a tile sees least of what surrounds them, belong to the other tile alone.
+    """
+    if length <= tile:
+        return [Span(0, length, np.ones(length * unit, np.float32))]
+    count = -(-(length - overlap) // (tile - overlap))
+    starts = [round(i * (length - tile) / (count - 1)) for i in range(count)]
+    result = []
+    for i, start in enumerate(starts):
+        position = np.arange(start * unit, (start + tile) * unit, dtype=np.float32) + 0.5
+        weights = np.ones(tile * unit, np.float32)
+        if i > 0:
+            weights *= _ramp(position, start * unit, (starts[i - 1] + tile) * unit)
+        if i < count - 1:
+            weights *= 1 - _ramp(position, starts[i + 1] * unit, (start + tile) * unit)
+        result.append(Span(start, start + tile, weights))
+    return result
+
+
+def _ramp(position: Float32Array, start: int, stop: int) -> Float32Array:
+    quarter = (stop - start) / 4
+    return np.clip((position - start - quarter) / (2 * quarter), 0, 1)
+
+
+def process_tiles(
+    source: NDArray[Any],
+    grid: tuple[int, int],
+    *,
+    cell_in: int,
+    cell_out: int,
+    tile: int,
+    overlap: int,
+    run: Callable[[NDArray[Any]], Float32Array],
+) -> Iterator[tuple[int, Float32Array]]:
+    """Run ``run`` over tiles of ``source`` and yield finished rows of the result, top to bottom.
+
+    ``source`` is (H, W, C), ``grid`` = (rows, columns) of cells that it covers, each ``cell_in`` x ``cell_in`` of its
+    pixels; a picture that ends within its last cells is continued by its edge, tile by tile. ``run`` takes
+    (h cell_in, w cell_in, C) and gives (h cell_out, w cell_out, C). Yields (first row, rows x columns x C float32).
+    ``overlap`` must be at most half of ``tile``.
+    """
+    rows, columns = grid
+    carried = np.zeros((0, columns * cell_out, source.shape[2]), np.float32)
+    row_spans = spans(rows, tile, overlap, cell_out)
+    column_spans = spans(columns, tile, overlap, cell_out)
+    for i, (top, bottom, row_weights) in enumerate(row_spans):
+        strip = np.zeros(((bottom - top) * cell_out, *carried.shape[1:]), np.float32)
+        strip[: len(carried)] += carried
+        for left, right, column_weights in column_spans:
+            cut = source[top * cell_in : bottom * cell_in, left * cell_in : right * cell_in]
+            missing = ((bottom - top) * cell_in - cut.shape[0], (right - left) * cell_in - cut.shape[1])
+            if any(missing):
+                cut = np.pad(cut, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+            out = run(cut)
+            out *= row_weights[:, None, None]
+            out *= column_weights[None, :, None]
+            strip[:, left * cell_out : right * cell_out] += out
+        finished = bottom if i + 1 == len(row_spans) else row_spans[i + 1].start
+        yield top * cell_out, strip[: (finished - top) * cell_out]
+        carried = strip[(finished - top) * cell_out :]

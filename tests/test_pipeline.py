@@ -1,0 +1,252 @@
+"""The pipeline: any picture in any form, down to a file and back, whole or in tiles."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from faitheir import FaithEIRPipeline, Thumbnail, ThumbnailInfo, WeightsMismatchWarning
+from faitheir.errors import ConfigError, DeviceError, ImageError, ModelError, ThumbnailError
+from faitheir.images import bicubic_thumbnail, read_picture
+from faitheir.models import KNOWN_CONFIGS, build_model
+
+
+@pytest.fixture(scope="session")
+def pipeline(tiny_model: Path) -> FaithEIRPipeline:
+    return FaithEIRPipeline.from_pretrained(tiny_model)
+
+
+def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """A picture with structure at many sizes, so that tiles have something to disagree about."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / a + b) * np.cos(y / (a + 3) - b) for a, b in ((7.0, 0.0), (19.0, 1.0), (53.0, 2.0))]
+    return np.stack([127 + 120 * w for w in waves], 2).astype(np.uint8)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(height=st.integers(1, 80), width=st.integers(1, 80), alpha=st.booleans(), suffix=st.sampled_from(["png", "webp"]))
+@example(height=1, width=1, alpha=False, suffix="png")
+@example(height=1, width=300, alpha=True, suffix="webp")
+@example(height=300, width=1, alpha=False, suffix="png")
+def test_any_size_comes_back_in_exactly_its_size_through_the_file(
+    pipeline: FaithEIRPipeline, tmp_path: Path, height: int, width: int, alpha: bool, suffix: str
+) -> None:
+    original = noise(height, width, 4 if alpha else 3)
+    path = tmp_path / f"t.{suffix}"
+    pipeline.downscale(original).save(path)
+    with Image.open(path) as stored:
+        assert stored.size == (-(-width // 16), -(-height // 16))
+        assert stored.mode == ("RGBA" if alpha else "RGB")
+    restored = pipeline.upscale(path)
+    assert restored.size == (width, height)
+    assert restored.mode == ("RGBA" if alpha else "RGB")
+
+
+def test_the_file_restores_the_same_as_the_thumbnail_in_memory(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
+    thumbnail = pipeline.downscale(noise(50, 70))
+    thumbnail.save(tmp_path / "t.png")
+    thumbnail.save(tmp_path / "t.webp")
+    expected = pipeline.upscale(thumbnail, output_type="np")
+    for name in ("t.png", "t.webp"):
+        np.testing.assert_array_equal(pipeline.upscale(tmp_path / name, output_type="np"), expected)
+
+
+def test_every_form_of_a_picture_gives_the_same_thumbnail(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
+    array = noise(40, 56)
+    Image.fromarray(array).save(tmp_path / "p.png")
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    forms = [
+        tmp_path / "p.png",
+        str(tmp_path / "p.png"),
+        Image.fromarray(array),
+        array,
+        array.astype(np.float32) / 255,
+        array.astype(np.uint16) * 257,
+        tensor,
+        tensor.float() / 255,
+        read_picture(tmp_path / "p.png"),
+    ]
+    thumbnails = pipeline.downscale(forms)
+    assert isinstance(thumbnails, list)
+    for thumbnail in thumbnails:
+        np.testing.assert_array_equal(thumbnail.picture.rgb, thumbnails[0].picture.rgb)
+    batch = pipeline.downscale(torch.stack([tensor, tensor.flip(2)]))
+    np.testing.assert_array_equal(batch[0].picture.rgb, thumbnails[0].picture.rgb)
+    assert (batch[1].picture.rgb != batch[0].picture.rgb).any()
+
+
+def test_outputs_in_every_form_agree(pipeline: FaithEIRPipeline) -> None:
+    thumbnail = pipeline.downscale(noise(40, 56, 4))
+    array = pipeline.upscale(thumbnail, output_type="np")
+    tensor = pipeline.upscale([thumbnail], output_type="pt")[0]
+    assert array.shape == (40, 56, 4)
+    np.testing.assert_array_equal(np.asarray(pipeline.upscale(thumbnail)), array)
+    np.testing.assert_allclose(tensor.permute(1, 2, 0).numpy() * 255, array, atol=1e-3)
+
+
+def test_a_pil_image_opened_from_a_thumbnail_file_knows_the_original_size(
+    pipeline: FaithEIRPipeline, tmp_path: Path
+) -> None:
+    thumbnail = pipeline.downscale(noise(41, 55))
+    for suffix in ("png", "webp"):
+        thumbnail.save(tmp_path / f"t.{suffix}")
+        with Image.open(tmp_path / f"t.{suffix}") as image:
+            assert pipeline.upscale(image).size == (55, 41)
+    assert pipeline.upscale(thumbnail.image).size == (55, 41)
+
+
+def test_without_metadata_the_size_is_the_thumbnails_times_the_scale(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
+    thumbnail = pipeline.downscale(noise(41, 55))
+    Image.fromarray(thumbnail.picture.rgb).save(tmp_path / "stripped.png")
+    assert pipeline.upscale(tmp_path / "stripped.png").size == (64, 48)
+    Image.fromarray(thumbnail.picture.rgb).save(tmp_path / "resaved.jpg", quality=90)
+    assert pipeline.upscale(tmp_path / "resaved.jpg").size == (64, 48)
+    whole = pipeline.upscale(thumbnail, output_type="np")
+    stripped = pipeline.upscale(thumbnail.picture.rgb, output_type="np")
+    np.testing.assert_array_equal(stripped[:41, :55], whole)
+
+
+def test_other_weights_and_another_scale_are_told(pipeline: FaithEIRPipeline) -> None:
+    made = pipeline.downscale(noise(32, 32))
+    assert made.info is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline.upscale(made)
+    other = Thumbnail(made.picture, ThumbnailInfo(16, 32, 32, "somebody's", "0123456789abcdef"))
+    with pytest.warns(WeightsMismatchWarning, match=r"0123456789abcdef of 'somebody's'"):
+        pipeline.upscale(other)
+    smaller = Thumbnail(made.picture, ThumbnailInfo(32, 64, 64, "nano-x32", "0123456789abcdef"))
+    with pytest.raises(ThumbnailError, match=r"32x by 'nano-x32'"):
+        pipeline.upscale(smaller)
+
+
+def test_alpha_survives(pipeline: FaithEIRPipeline) -> None:
+    opaque = np.concatenate([smooth(64, 96), np.full((64, 96, 1), 255, np.uint8)], 2)
+    assert (pipeline.upscale(pipeline.downscale(opaque), output_type="np")[..., 3] == 255).all()
+    half = opaque.copy()
+    half[:, 48:, 3] = 0
+    restored = pipeline.upscale(pipeline.downscale(half), output_type="np")[..., 3]
+    assert (restored[:, :32] == 255).all()
+    assert (restored[:, -32:] == 0).all()
+
+
+def test_exif_and_profile_come_back(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
+    from PIL import ImageCms
+
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif[0x0112] = 6  # stored on its side
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(noise(40, 60)).save(tmp_path / "p.jpg", exif=exif.tobytes(), icc_profile=profile)
+    pipeline.downscale(tmp_path / "p.jpg").save(tmp_path / "t.png")
+    restored = pipeline.upscale(tmp_path / "t.png")
+    assert restored.size == (40, 60)
+    assert restored.getexif()[0x010F] == "Maker"
+    assert 0x0112 not in restored.getexif() or restored.getexif()[0x0112] == 1
+    assert restored.info["icc_profile"]
+
+
+def test_tiles_agree_with_the_whole_picture(tiny_model: Path) -> None:
+    """The tiny model's reach is within the overlap, so nothing may differ but by rounding."""
+    photo = smooth(400, 650)
+    whole = FaithEIRPipeline.from_pretrained(tiny_model, tile=1024)
+    tiled = FaithEIRPipeline.from_pretrained(tiny_model, tile=256)
+    thumbnails = [p.downscale(photo) for p in (whole, tiled)]
+    difference = np.abs(thumbnails[0].picture.rgb.astype(int) - thumbnails[1].picture.rgb)
+    assert difference.max() <= 1
+    restored = [p.upscale(thumbnails[0], output_type="np").astype(int) for p in (whole, tiled)]
+    difference = np.abs(restored[0] - restored[1])
+    assert difference.max() <= 1
+    assert difference.mean() < 0.01
+
+
+def test_the_embedded_model_in_tiles_agrees_with_the_whole_picture() -> None:
+    """Trained weights reach further than an overlap in theory; in practice a seam stays far below what is seen."""
+    photo = smooth(384, 640)
+    whole = FaithEIRPipeline.from_pretrained("nano-x16", tile=1024)
+    tiled = FaithEIRPipeline.from_pretrained("nano-x16", tile=256)
+    thumbnail = whole.downscale(photo)
+    assert np.abs(thumbnail.picture.rgb.astype(int) - tiled.downscale(photo).picture.rgb).max() <= 2
+    a, b = (p.upscale(thumbnail, output_type="np").astype(int) for p in (whole, tiled))
+    assert np.abs(a - b).mean() < 0.5
+    assert np.abs(a - b).max() <= 16
+
+
+def test_the_embedded_model_beats_what_its_thumbnail_alone_would_give() -> None:
+    photo = smooth(256, 320)
+    pipeline = FaithEIRPipeline.from_pretrained()
+    thumbnail = pipeline.downscale(photo)
+    reference = bicubic_thumbnail(photo, 16)
+    error = np.abs(thumbnail.picture.rgb.astype(int) - reference).mean()
+    assert error < 12, "the thumbnail looks like a thumbnail"
+    restored = pipeline.upscale(thumbnail, output_type="np").astype(float)
+    blocks = thumbnail.picture.rgb.repeat(16, 0).repeat(16, 1).astype(float)
+    assert np.square(restored - photo).mean() < np.square(blocks - photo).mean()
+
+
+def test_saved_again_it_is_the_same_model(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path / "again")
+    again = FaithEIRPipeline.from_pretrained(tmp_path / "again")
+    assert again.weights == pipeline.weights
+    photo = noise(48, 48)
+    assert again.downscale(photo).info == pipeline.downscale(photo).info
+    np.testing.assert_array_equal(
+        again.upscale(again.downscale(photo), output_type="np"),
+        pipeline.upscale(pipeline.downscale(photo), output_type="np"),
+    )
+
+
+def test_half_precision_of_the_backbone_changes_little() -> None:
+    photo = smooth(128, 160)
+    full = FaithEIRPipeline.from_pretrained("nano-x16")
+    half = FaithEIRPipeline.from_pretrained("nano-x16", dtype="bfloat16")
+    assert next(half.model.rescaler.parameters()).dtype == torch.float32
+    assert half.weights == full.weights, "the hash names the stored weights, not the precision they run in"
+    thumbnail = full.downscale(photo)
+    a, b = (p.upscale(thumbnail, output_type="np").astype(float) for p in (full, half))
+    assert 0 < np.abs(a - b).mean() < 2
+
+
+def test_bad_arguments_are_one_clear_sentence(pipeline: FaithEIRPipeline, tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match="tile is 64 pixels"):
+        FaithEIRPipeline.from_pretrained(tiny_model, tile=64)
+    with pytest.raises(DeviceError, match="Unknown device"):
+        pipeline.to("toaster")
+    with pytest.raises(DeviceError, match="Unknown precision"):
+        pipeline.to(dtype="float8")
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="no CUDA GPU"):
+            FaithEIRPipeline.from_pretrained(tiny_model, device="cuda")
+    with pytest.raises(ImageError, match="not dict"):
+        pipeline.downscale({})  # type: ignore[call-overload]
+    with pytest.raises(ImageError, match="tensor"):
+        pipeline.downscale(torch.zeros(3))
+
+
+def test_push_to_hub_says_when_the_hub_cannot_be_reached(
+    pipeline: FaithEIRPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="Hub cannot be reached"):
+        pipeline.push_to_hub("somebody/model", token="none")
+    with pytest.raises(ModelError, match="no valid name"):
+        pipeline.push_to_hub("not a name", token="none")
+
+
+@pytest.mark.parametrize("name", ["nano-x16", "nano-x32"])
+def test_full_size_models_take_any_picture(name: str) -> None:
+    config = KNOWN_CONFIGS[name]
+    pipeline = FaithEIRPipeline(build_model(config), config)
+    thumbnail = pipeline.downscale(noise(70, 45))
+    scale = config.codec.scale
+    assert thumbnail.picture.rgb.shape == (-(-70 // scale), -(-45 // scale), 3)
+    assert pipeline.upscale(thumbnail).size == (45, 70)

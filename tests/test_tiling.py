@@ -1,0 +1,90 @@
+"""Tiles agree with the whole picture, whatever its size."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from faitheir.tiling import process_tiles, spans
+
+
+@given(
+    length=st.integers(1, 200),
+    overlap=st.integers(1, 12),
+    extra=st.integers(0, 20),
+    unit=st.sampled_from([1, 2, 16]),
+)
+def test_weights_of_all_tiles_sum_to_one_everywhere(length: int, overlap: int, extra: int, unit: int) -> None:
+    tile = 2 * overlap + extra
+    total = np.zeros(length * unit)
+    for span in spans(length, tile, overlap, unit):
+        assert 0 <= span.start < span.stop <= length
+        assert span.stop - span.start == min(tile, length)
+        total[span.start * unit : span.stop * unit] += span.weights
+    np.testing.assert_allclose(total, 1, atol=1e-5)
+
+
+@given(
+    length=st.integers(20, 300),
+    overlap=st.integers(2, 12),
+    extra=st.integers(0, 20),
+)
+def test_neighbours_overlap_enough_and_the_outermost_quarter_is_not_used(length: int, overlap: int, extra: int) -> None:
+    found = spans(length, 2 * overlap + extra, overlap, 4)
+    for before, after in zip(found, found[1:], strict=False):
+        shared = before.stop - after.start
+        assert shared >= overlap
+        quarter = shared * 4 // 4
+        assert np.all(after.weights[: quarter // 2] == 0)
+        assert np.all(before.weights[-(quarter // 2) or None :] == 0) or quarter < 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 23),
+    columns=st.integers(1, 23),
+    cut=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    tile=st.integers(4, 12),
+    overlap=st.integers(1, 2),
+    up=st.booleans(),
+)
+def test_a_local_operation_gives_the_same_tiled_as_whole(
+    rows: int, columns: int, cut: tuple[int, int], tile: int, overlap: int, up: bool
+) -> None:
+    cell = 4
+    rng = np.random.default_rng(rows * 100 + columns)
+    if up:
+        source = rng.random((rows, columns, 3), dtype=np.float32)
+        cell_in, cell_out = 1, cell
+    else:
+        source = rng.random((rows * cell - cut[0], columns * cell - cut[1], 3), dtype=np.float32)
+        cell_in, cell_out = cell, 1
+
+    def local(x: np.ndarray) -> np.ndarray:
+        if up:
+            return x.repeat(cell, 0).repeat(cell, 1)
+        return x.reshape(x.shape[0] // cell, cell, x.shape[1] // cell, cell, 3).mean((1, 3))
+
+    missing = (rows * cell_in - source.shape[0], columns * cell_in - source.shape[1])
+    whole = local(np.pad(source, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge"))
+    result = np.full(whole.shape, np.nan, np.float32)
+    for top, done in process_tiles(
+        source, (rows, columns), cell_in=cell_in, cell_out=cell_out, tile=tile, overlap=overlap, run=local
+    ):
+        assert np.isnan(result[top : top + len(done)]).all(), "rows are finished once"
+        result[top : top + len(done)] = done
+    np.testing.assert_allclose(result, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [64, 6400])
+def test_no_tile_is_larger_than_asked_for(width: int) -> None:
+    seen = []
+
+    def run(x: np.ndarray) -> np.ndarray:
+        seen.append(x.shape)
+        return x.astype(np.float32)
+
+    source = np.zeros((64, width, 3), np.float32)
+    for _ in process_tiles(source, (64, width), cell_in=1, cell_out=1, tile=32, overlap=8, run=run):
+        pass
+    assert {shape[:2] for shape in seen} == {(32, 32)}
