@@ -23,6 +23,7 @@ from faitheir.jobs import (
     SIDE_BY_SIDE_MARK,
     THUMBNAIL_MARK,
     Job,
+    Outcome,
     PlanError,
     about,
     base_name,
@@ -106,13 +107,13 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 _recursive_option = click.option("-r", "--recursive", is_flag=True, help="Look into folders inside folders.")
 
 _batch_options = _options(
-    click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path)),
+    click.argument("inputs", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path)),
     _recursive_option,
     click.option(
         "-o",
         "--output",
         metavar="DIR",
-        type=click.Path(path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
         help="Write into this folder, which is created where it is missing and gets the folder structure of "
         "a folder that is read; otherwise outputs go beside their inputs.",
     ),
@@ -136,7 +137,7 @@ _model_options = _options(
         type=click.Choice(["float32", "bfloat16", "float16", "auto"]),
         default="float32",
         show_default=True,
-        help="Precision; auto: half precision where the device is faster in it.",
+        help="Precision; auto: bfloat16 where the device is fast in it.",
     ),
     click.option(
         "--tile",
@@ -232,19 +233,18 @@ def _batch(
     """Do the jobs whose outputs are not there, with the work that ``prepare`` gives; failures come last."""
     pending = [job for job in jobs if overwrite or not job.done]
     check_folders(pending)
-    if pending:
-        outcome = run(pending, prepare())
-        if (conclusion := conclude()) is not None:
-            click.echo(conclusion)
+    outcome = run(pending, prepare()) if pending else Outcome()  # no model is loaded for nothing
+    if (conclusion := conclude()) is not None:
+        click.echo(conclusion)
     skipped = len(jobs) - len(pending)
     counts = [f"{outcome.done} done"] if pending else []
-    counts += [f"{len(outcome.failures)} failed"] if pending and outcome.failures else []
+    counts += [f"{len(outcome.failures)} failed"] if outcome.failures else []
     counts += [f"{skipped} skipped, exist already; --overwrite to redo"] if skipped else []
     if len(jobs) > 1 or skipped:
         click.echo(", ".join(counts))
-    if pending and outcome.failures:
-        for path, text in outcome.failures:
-            _show_error(about(path, text))
+    for path, text in outcome.failures:
+        _show_error(about(path, text))
+    if outcome.failures:
         click.get_current_context().exit(1)
 
 
@@ -380,7 +380,7 @@ def roundtrip(
     quality: int | None,
     **options: Any,
 ) -> None:
-    """Make thumbnails, restore pictures from the files, and say how close they come.
+    """Downscale, restore from the file, and measure how close it comes.
 
     INPUTS are pictures and folders. photo.jpg gives photo.thumb.png, photo.restored.png and, to look at,
     photo.roundtrip.png: the original, the thumbnail enlarged, and the restored picture side by side. In
@@ -493,11 +493,11 @@ def _size(picture: Picture) -> str:
 @click.argument("targets", nargs=-1)
 @_recursive_option
 def info(targets: tuple[str, ...], recursive: bool) -> None:
-    """Describe models and thumbnail files; without TARGETS, list the models known by name.
+    """Describe models and thumbnails, or list the models known.
 
     TARGETS are names of models, Hub ids owner/name, folders of a model, thumbnail files, and folders of
-    thumbnails. A known model whose weights are not here, such as turbo-x16, is described without downloading
-    anything.
+    thumbnails; without any, the known models are listed. A known model whose weights are not here, such as
+    turbo-x16, is described without downloading anything.
     """
     if not targets:
         click.echo(_list_models())
@@ -609,7 +609,7 @@ def _describe_thumbnail(path: Path) -> str:
 
 
 @main.command(epilog=_EPILOG)
-@click.argument("config", metavar="CONFIG.toml", type=click.Path(path_type=Path))
+@click.argument("config", metavar="CONFIG.toml", type=click.Path(readable=False, path_type=Path))
 @click.option(
     "--set",
     "settings",
@@ -620,7 +620,7 @@ def _describe_thumbnail(path: Path) -> str:
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
 def train(config: Path, settings: tuple[str, ...], resume: bool) -> None:
-    """Train a model from a folder of photographs as CONFIG.toml says, and print the model's folder."""
+    """Train a model as CONFIG.toml says, and print its folder."""
     overrides = {}
     for setting in settings:
         key, equals, value = setting.partition("=")

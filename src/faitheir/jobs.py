@@ -163,6 +163,7 @@ def run(jobs: Sequence[Job], work: Callable[[Job], str | None]) -> Outcome:
                     tqdm.write(printable(f"faitheir: warning: {message}"), file=sys.stderr)
             if text is not None:
                 tqdm.write(printable(text))
+                sys.stdout.flush()  # a log of a long batch shows each file as it is done
     return outcome
 
 

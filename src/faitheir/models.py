@@ -162,9 +162,13 @@ def find_model(source: str | Path) -> Path:
     if name in embedded_models():
         return Path(str(resources.files("faitheir") / "weights" / name))
     path = Path(source)
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError:  # the name is longer than a path may be
+        is_folder = exists = False
+    if is_folder:
         return path
-    if path.exists():
+    if exists:
         raise ModelError(
             f"{path}: a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; this is a file."
         )

@@ -114,7 +114,7 @@ class FaithEIRPipeline:
         dtype: str | torch.dtype = "float32",
         tile: int | None = None,
     ) -> Self:
-        """Load an embedded model by name, a model folder, or a model on the Hub ("owner/name").
+        """Load an embedded model by name, a model folder, or a model on the Hub ("owner/name"); LoRA is merged.
 
         ``base``: a local folder of SD-Turbo's weights, for turbo models. ``device``, ``dtype``: see ``to``.
         Raises ModelError, ConfigError or DeviceError.
@@ -123,6 +123,7 @@ class FaithEIRPipeline:
         dtype = resolve_dtype(dtype, device)
         folder = find_model(source)
         model, config = load_model(folder, base=base)
+        model.backbone.merge_lora()
         card = folder / CARD_FILE
         text = card.read_text(encoding="utf-8") if card.is_file() else None
         return cls(model, config, tile=tile, card=text).to(device, dtype)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from faitheir.errors import ConfigError, MissingDependencyError, ModelError
 from faitheir.nn.codec import Backbone
+from faitheir.nn.codec import Backbone
 from faitheir.nn.denoiser import TRAIN_TIMESTEPS, PredictionType
 from faitheir.nn.embedder import Condition
 

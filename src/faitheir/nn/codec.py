@@ -53,6 +53,9 @@ class Backbone(nn.Module):
         """Load what ``trained_state_dict`` gave."""
         raise NotImplementedError
 
+    def merge_lora(self) -> None:
+        """Fold LoRA into the weights for inference; saving still gives the same model. Nothing where there is none."""
+
     def parts(self) -> dict[str, int]:
         """Parameters by part, for the parameter table."""
         raise NotImplementedError

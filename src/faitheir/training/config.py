@@ -51,6 +51,8 @@ class LossConfig:
 
     ``guidance``, ``semantic``, ``pixel``, ``feature``: the paper's lambda 1 to 4; a term whose weight is 0 is not computed.
     ``guidance_norm``, ``pixel_norm``: "l1" or "l2" (mean). ``semantic_distance``: "cosine" (1 - cos), "l1" or "l2".
+    ``feature_shift``: features are taken at a new random offset of up to this many pixels each step: at a fixed one,
+    networks with strides do not see patterns that repeat in step with them.
     ``teacher``, ``teacher_weights``, ``teacher_layer``: see ``faitheir.features.load_teacher``.
     """
 
@@ -61,10 +63,16 @@ class LossConfig:
     guidance_norm: Literal["l1", "l2"] = "l1"
     pixel_norm: Literal["l1", "l2"] = "l1"
     semantic_distance: Literal["cosine", "l1", "l2"] = "cosine"
+    feature_shift: int = 15
     teacher: TeacherName = "dinov2"
     teacher_weights: str | None = None
     teacher_layer: int = 23
     features: tuple[FeatureLossConfig, ...] = (FeatureLossConfig(),)
+
+    def __post_init__(self) -> None:
+        """Check ranges. Raises ConfigError."""
+        if min(self.guidance, self.semantic, self.pixel, self.feature, self.feature_shift) < 0:
+            raise ConfigError("the weights of the losses and feature_shift must not be negative.")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The training loop: one function, ``train``, and what it keeps on disk.
 
-    RUN/config.toml is the caller's; RUN/config.json the resolved configuration
+    RUN/config.json            the resolved configuration
     RUN/log.jsonl              a line per logged step: losses, gradient norm, learning rate, crops per second
     RUN/checkpoint-00000500/   model/ (as it would be shipped) and state/ (what a restart needs)
     RUN/validation/step.../    original, thumbnail and restored side by side

@@ -53,9 +53,11 @@ class Objective(nn.Module):
         if c.pixel:
             terms["pixel"] = _norm(c.pixel_norm, picture, x)
         if self.networks:
+            top, left = torch.randint(c.feature_shift + 1, (2,)).tolist()
+            a, b = (p[:, :, top:, left:] for p in (picture, x))
             terms["feature"] = torch.stack(
                 [
-                    f.share * feature_distance(network, picture, x).mean()  # type: ignore[arg-type]
+                    f.share * feature_distance(network, a, b).mean()  # type: ignore[arg-type]
                     for f, network in zip(c.features, self.networks, strict=True)
                 ]
             ).sum()

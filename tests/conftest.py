@@ -1,0 +1,68 @@
+"""Fixtures of several test files: tiny but real models and pictures, never mocks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from faitheir.backbones.nano import NanoConfig
+from faitheir.models import ModelConfig, build_model, save_model
+from faitheir.nn.codec import CodecConfig
+
+TINY_NANO = NanoConfig(
+    latent_channels=4,
+    encoder_widths=(8, 8),
+    encoder_blocks=(0, 0),
+    unet_widths=(8, 8),
+    unet_blocks=(0, 1),
+    decoder_widths=(8, 8, 8),
+    decoder_blocks=(0, 0, 0),
+    context_dim=16,
+    heads=1,
+    window=4,
+)
+
+
+def tiny_config(name: str = "tiny-x16", scale: int = 16) -> ModelConfig:
+    """A whole nano model of some ten thousand parameters."""
+    return ModelConfig(name, CodecConfig(scale=scale, growth=4, inv_blocks=1, pse_hidden=(8,)), TINY_NANO)
+
+
+def save_tiny_model(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
+    """Write a randomly initialised model; returns its folder."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(config)
+    save_model(folder, model, config)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny 16x model, not to be changed."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-x16", tiny_config())
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Callable[..., Path]:
+    """Write a picture file into tmp_path: ``photo("in/a.jpg", 70, 45, mode="L", quality=90)``."""
+
+    def write(
+        name: str, width: int = 70, height: int = 45, *, mode: str = "RGB", seed: int = 0, **options: Any
+    ) -> Path:
+        x, y = np.linspace(0, 3, width)[None, :], np.linspace(0, 2, height)[:, None]
+        waves = np.stack([np.sin(x + y), np.cos(x - y), np.sin(2 * x * y)], axis=2)
+        noise = np.random.default_rng(seed).normal(0, 6, (height, width, 3))
+        image = Image.fromarray(np.clip(128 + 100 * waves + noise, 0, 255).astype(np.uint8))
+        if mode == "RGBA":
+            image.putalpha(Image.linear_gradient("L").resize((width, height)))
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.convert(mode).save(path, **options)
+        return path
+
+    return write

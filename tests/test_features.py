@@ -1,0 +1,340 @@
+"""Feature networks with random weights of the right shapes, and the distance and teachers made of them."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from tiny import picture
+from torch import Tensor
+
+from faitheir.errors import MissingDependencyError, ModelError
+from faitheir.features import (
+    FeatureNetwork,
+    FeatureTeacher,
+    feature_distance,
+    load_feature_network,
+    load_teacher,
+)
+
+#: SqueezeNet 1.0's fire modules: place in torchvision's sequence -> (inputs, squeeze, expand).
+FIRES = {
+    3: (96, 16, 64),
+    4: (128, 16, 64),
+    5: (128, 32, 128),
+    7: (256, 32, 128),
+    8: (256, 48, 192),
+    9: (384, 48, 192),
+    10: (384, 64, 256),
+    12: (512, 64, 256),
+}
+STRIDES = [2, 4, 4, 4, 4, 8, 8, 8, 8, 16]
+WIDTHS = [96, 96, 128, 128, 256, 256, 384, 384, 512, 512]
+
+
+def random_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, shape in shapes.items():
+        state[f"{name}.weight"] = torch.randn(shape, generator=generator) * (2 / shape[1:].numel()) ** 0.5
+        state[f"{name}.bias"] = torch.randn(shape[0], generator=generator) * 0.1
+    return state
+
+
+def squeezenet_state() -> dict[str, Tensor]:
+    shapes = {"features.0": torch.Size((96, 3, 7, 7))}
+    for i, (inputs, squeeze, expand) in FIRES.items():
+        shapes[f"features.{i}.squeeze"] = torch.Size((squeeze, inputs, 1, 1))
+        shapes[f"features.{i}.expand1x1"] = torch.Size((expand, squeeze, 1, 1))
+        shapes[f"features.{i}.expand3x3"] = torch.Size((expand, squeeze, 3, 3))
+    shapes["classifier.1"] = torch.Size((10, 512, 1, 1))
+    return random_state(shapes)
+
+
+def taesana_state() -> dict[str, Tensor]:
+    shapes = {"0": torch.Size((32, 3, 3, 3)), "2": torch.Size((64, 32, 3, 3))}
+    blocks = [4, *(i + k for i in (5, 9, 13) for k in (1, 2, 3))]
+    for i in blocks:
+        shapes |= {f"{i}.conv.{k}": torch.Size((64, 64, 3, 3)) for k in (0, 2, 4)}
+    shapes |= {str(i): torch.Size((64, 64, 3, 3)) for i in (5, 9, 13)}
+    shapes["17"] = torch.Size((32, 64, 3, 3))
+    state = random_state(shapes)
+    for i in (5, 9, 13):  # the convolutions that halve have no bias
+        del state[f"{i}.bias"]
+    return state
+
+
+STATES: dict[str, Callable[[], dict[str, Tensor]]] = {
+    "squeezenet": squeezenet_state,
+    "taesana": taesana_state,
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("weights")
+    paths = {}
+    for name, state in STATES.items():
+        paths[name] = folder / f"{name}.safetensors"
+        save_file(state(), paths[name])
+    return paths
+
+
+@pytest.fixture(params=["squeezenet", "taesana"])
+def network(request: pytest.FixtureRequest, files: dict[str, Path]) -> FeatureNetwork:
+    return load_feature_network(request.param, files[request.param])
+
+
+# ----- the networks
+
+
+def plain_squeezenet(state: dict[str, Tensor], x: Tensor) -> list[Tensor]:
+    """Features after conv1, pool1 and each fire, from the weights alone."""
+
+    def conv(name: str, h: Tensor, **options: Any) -> Tensor:
+        name = f"features.{name}"
+        return F.conv2d(h, state[f"{name}.weight"], state[f"{name}.bias"], **options).relu()
+
+    h = conv("0", (x * 255 - torch.tensor([123.0, 117.0, 104.0]).view(1, 3, 1, 1)) / 255, stride=2)
+    features = [h]
+    for i in range(2, 13):
+        if i in (2, 6, 11):
+            h = F.max_pool2d(h, 3, 2, ceil_mode=True)
+        else:
+            s = conv(f"{i}.squeeze", h)
+            h = torch.cat([conv(f"{i}.expand1x1", s), conv(f"{i}.expand3x3", s, padding=1)], 1)
+        if i not in (6, 11):
+            features.append(h)
+    return features
+
+
+def test_squeezenet(files: dict[str, Path]) -> None:
+    x = picture(2, 96, 128)
+    features = load_feature_network("squeezenet", files["squeezenet"])(x)
+    assert [f.shape[1] for f in features] == WIDTHS
+    for feature, stride in zip(features, STRIDES, strict=True):
+        for side, whole in zip(feature.shape[2:], x.shape[2:], strict=True):
+            assert whole / stride - 4 < side <= whole / stride
+        assert feature.min() >= 0
+    for ours, plain in zip(features, plain_squeezenet(squeezenet_state(), x), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_taesana(files: dict[str, Path]) -> None:
+    x = picture(1, 64, 96)
+    features = load_feature_network("taesana", files["taesana"])(x)
+    assert [tuple(f.shape) for f in features] == [(1, 64, 64 // s, 96 // s) for s in (4, 8, 16, 32)]
+    state = taesana_state()
+    h = F.conv2d(x, state["0.weight"], state["0.bias"], stride=2, padding=1).relu()
+    h = F.conv2d(h, state["2.weight"], state["2.bias"], stride=2, padding=1).relu()
+    skip = h
+    for k in (0, 2, 4):
+        h = F.conv2d(
+            h if k == 0 else h.relu(), state[f"4.conv.{k}.weight"], state[f"4.conv.{k}.bias"], padding=1
+        )
+    torch.testing.assert_close(features[0], (h + skip).relu(), atol=1e-5, rtol=1e-4)
+
+
+def test_networks_are_frozen_and_pictures_still_get_gradients(network: FeatureNetwork) -> None:
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+    x = picture(48, 48).requires_grad_()
+    feature_distance(network, x, picture(48, 48, seed=1)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert (x.grad != 0).any()
+
+
+# ----- the distance
+
+
+def plain_distance(network: FeatureNetwork, a: Tensor, b: Tensor) -> Tensor:
+    """As it is written: unit-normalised over channels, squared difference summed over channels, averaged
+    over space, summed over the layers.
+    """
+    total = torch.zeros(len(a), dtype=torch.float64)
+    for fa, fb in zip(network(a), network(b), strict=True):
+        units = [
+            f.double() / f.double().square().sum(1, keepdim=True).sqrt().clamp_min(1e-10) for f in (fa, fb)
+        ]
+        total += (units[0] - units[1]).square().sum(1).mean((1, 2))
+    return total
+
+
+def test_distance_agrees_with_its_definition(network: FeatureNetwork) -> None:
+    a, b = picture(3, 48, 64), picture(3, 48, 64, seed=1)
+    b[1] = 0.9 * a[1] + 0.1 * b[1]
+    got = feature_distance(network, a, b)
+    assert got.shape == (3,)
+    torch.testing.assert_close(got.double(), plain_distance(network, a, b), atol=1e-5, rtol=1e-4)
+    assert 0 < got[1] < got[0]
+    torch.testing.assert_close(got, feature_distance(network, b, a))
+
+
+def test_equal_pictures_have_no_distance(network: FeatureNetwork) -> None:
+    a = picture(2, 40, 40)
+    assert feature_distance(network, a, a.clone()).tolist() == [0, 0]
+    nearly = feature_distance(network, a, (a + 0.02 * picture(2, 40, 40, seed=1)).clamp(0, 1))
+    assert (nearly > 0).all()
+
+
+@pytest.mark.parametrize("zero", ["both", "one"])
+def test_features_that_are_all_zero(tmp_path: Path, zero: str) -> None:
+    """ReLU leaves features with no direction. The distance is 0 or 1 a layer there, the gradient finite."""
+    state = {k: torch.zeros_like(v) if k.endswith("bias") else v for k, v in squeezenet_state().items()}
+    if zero == "both":
+        state = {k: torch.zeros_like(v) for k, v in state.items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    network = load_feature_network("squeezenet", tmp_path / "weights.safetensors")
+    black = network.mean.expand(1, 3, 48, 48).clone().requires_grad_()  # it gives 0 in every layer
+    other = picture(48, 48).requires_grad_()
+    distance = feature_distance(network, black, other)
+    assert not any(f.any() for f in network(black))
+    assert float(distance.detach()) == pytest.approx(0 if zero == "both" else len(STRIDES), abs=1e-4)
+    distance.sum().backward()
+    for each in (black, other):
+        assert each.grad is not None
+        assert each.grad.isfinite().all()
+
+
+def test_distance_is_float32_in_half_precision(files: dict[str, Path]) -> None:
+    network = load_feature_network("squeezenet", files["squeezenet"])
+    a, b = picture(1, 48, 48), picture(1, 48, 48, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = feature_distance(network, a, b)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, feature_distance(network, a, b), atol=0, rtol=0.05)
+
+
+# ----- loading
+
+
+def test_missing_and_damaged_files(tmp_path: Path, files: dict[str, Path]) -> None:
+    def refused(name: Any, path: Path | None) -> str:
+        with pytest.raises(ModelError) as caught:
+            load_feature_network(name, path)
+        assert str(path) in str(caught.value) or path is None
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "cannot be read" in refused("squeezenet", tmp_path / "nowhere.safetensors")
+    assert "cannot be read" in refused("taesana", tmp_path)
+    (tmp_path / "bad").write_bytes(b"\x80\x02cos\nsystem\n")
+    assert "cannot be read" in refused("squeezenet", tmp_path / "bad")
+    whole = files["squeezenet"].read_bytes()
+    (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
+    assert "cannot be read" in refused("squeezenet", tmp_path / "half")
+    assert "not the weights of 'squeezenet'" in refused("squeezenet", files["taesana"])
+    assert "not the weights of 'taesana'" in refused("taesana", files["squeezenet"])
+    state = load_file(files["squeezenet"])
+    state["features.0.weight"] = state["features.0.weight"][:, :, :3, :3].contiguous()
+    save_file(state, tmp_path / "shape")
+    assert "not the weights of 'squeezenet'" in refused("squeezenet", tmp_path / "shape")
+    for name in ("squeezenet", "taesana"):
+        assert "needs the option 'weights'" in refused(name, None)
+
+
+def test_half_precision_weights_are_used_in_float32(tmp_path: Path) -> None:
+    save_file({k: v.half() for k, v in squeezenet_state().items()}, tmp_path / "half.safetensors")
+    network = load_feature_network("squeezenet", tmp_path / "half.safetensors")
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_vgg_without_torchvision_says_what_to_install(files: dict[str, Path]) -> None:
+    for weights in (None, files["squeezenet"]):
+        with pytest.raises(MissingDependencyError, match="pip install torchvision"):
+            load_feature_network("vgg16", weights)
+
+
+def test_vgg(tmp_path: Path) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    model = torchvision.models.vgg16(weights=None)
+    state = {k: v for k, v in model.state_dict().items() if k.startswith("features.")}
+    save_file(state, tmp_path / "vgg.safetensors")
+    features = load_feature_network("vgg16", tmp_path / "vgg.safetensors")(picture(32, 48))
+    assert [tuple(f.shape[1:]) for f in features] == [
+        (width, 32 // stride, 48 // stride)
+        for width, stride in zip((64, 128, 256, 512, 512), (1, 2, 4, 8, 16), strict=True)
+    ]
+    assert all(f.min() >= 0 for f in features)
+
+
+# ----- teachers
+
+
+def test_squeezenet_as_a_teacher(files: dict[str, Path]) -> None:
+    teacher = load_teacher("squeezenet", str(files["squeezenet"]), 23)
+    assert isinstance(teacher, FeatureTeacher)
+    x = picture(2, 64, 96)
+    features = teacher.features(x, (4, 6))
+    assert features.shape == (2, teacher.width, 4, 6)
+    assert features.dtype == torch.float32
+    same = teacher.network(x)[-1]
+    torch.testing.assert_close(teacher.features(x, tuple(same.shape[2:])), same)
+
+
+@pytest.fixture(scope="module")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    model = transformers.Dinov2Model(config).eval()
+    folder = tmp_path_factory.mktemp("dinov2")
+    model.save_pretrained(folder)
+    return str(folder), model
+
+
+@pytest.mark.parametrize("scale", [16, 32])
+def test_dinov2_features_fall_on_thumbnail_pixels(dinov2: tuple[str, Any], scale: int) -> None:
+    teacher = load_teacher("dinov2", dinov2[0], 0)  # layer 0, the patches by themselves, has no attention
+    assert teacher.width == 16
+    assert not any(p.requires_grad for p in teacher.parameters())
+    x = torch.full((1, 3, 3 * scale, 5 * scale), 0.5)
+    before = teacher.features(x, (3, 5))
+    assert before.shape == (1, 16, 3, 5)
+    for i, j in [(0, 0), (1, 3), (2, 4)]:
+        other = x.clone()
+        middle = slice(scale // 4, -(scale // 4))
+        other[:, :, i * scale : (i + 1) * scale, j * scale : (j + 1) * scale][:, :, middle, middle] = 1
+        change = (teacher.features(other, (3, 5)) - before).abs().sum((0, 1))
+        assert change.argmax() == i * 5 + j
+        assert change[i, j] > 20 * (change.sum() - change[i, j])
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_dinov2_layers(dinov2: tuple[str, Any], layer: int) -> None:
+    """Where one patch is one thumbnail pixel already, they are the model's own hidden states."""
+    folder, model = dinov2
+    x = picture(2, 28, 42)
+    teacher = load_teacher("dinov2", folder, layer)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normal = ((x.movedim(1, -1) - mean) / std).movedim(-1, 1)
+    with torch.no_grad():
+        hidden = model(pixel_values=normal, output_hidden_states=True).hidden_states[layer]
+        got = teacher.features(x, (2, 3))
+    torch.testing.assert_close(got, hidden[:, 1:].transpose(1, 2).reshape(2, 16, 2, 3), atol=1e-4, rtol=1e-4)
+
+
+def test_dinov2_that_cannot_be_had(dinov2: tuple[str, Any], tmp_path: Path) -> None:
+    for layer in (-1, 3, 23):
+        with pytest.raises(ModelError, match=f"hidden layers 0 to 2; there is no layer {layer}"):
+            load_teacher("dinov2", dinov2[0], layer)
+    for missing in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ModelError, match="could not be loaded") as caught:
+            load_teacher("dinov2", str(missing), 1)
+        assert str(missing) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="transformers is installed")
+def test_dinov2_without_transformers_says_what_to_install() -> None:
+    with pytest.raises(MissingDependencyError, match=r"pip install 'faitheir\[turbo\]'"):
+        load_teacher("dinov2", None, 23)
