@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.features import feature_distance, load_feature_network
-from faitheir.images import UInt8Array, bicubic_thumbnail, pad_to_multiple, read_picture, resize_bicubic
+from faitheir.images import UInt8Array, bicubic_thumbnail, read_picture, resize_bicubic
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.thumbnail import Thumbnail
 from faitheir.training.data import find_photographs

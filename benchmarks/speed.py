@@ -47,7 +47,8 @@ def measure(args: argparse.Namespace) -> None:
     bicubic_up, _ = best(lambda: resize_bicubic(small, (width, height)), args.repeat)
     pixels = width * height / 1e6
     print(
-        f"| {pixels:.1f} ({width} x {height}) | {down:.2f} | {pixels / down:.2f} | {down / bicubic_down:.0f} | {up:.2f} | "
+        f"| {pixels:.1f} ({width} x {height}) | {down:.2f} | {pixels / down:.2f} | {down / bicubic_down:.0f} "
+        f"| {up:.2f} | "
         f"{pixels / up:.2f} | {up / bicubic_up:.0f} | {peak:.0f} |"
     )
 

@@ -9,27 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from faitheir.backbones.nano import NanoConfig
 from faitheir.models import ModelConfig, build_model, save_model
-from faitheir.nn.codec import CodecConfig
-
-TINY_NANO = NanoConfig(
-    latent_channels=4,
-    encoder_widths=(8, 8),
-    encoder_blocks=(0, 0),
-    unet_widths=(8, 8),
-    unet_blocks=(0, 1),
-    decoder_widths=(8, 8, 8),
-    decoder_blocks=(0, 0, 0),
-    context_dim=16,
-    heads=1,
-    window=4,
-)
-
-
-def tiny_config(name: str = "tiny-x16", scale: int = 16) -> ModelConfig:
-    """A whole nano model of some ten thousand parameters."""
-    return ModelConfig(name, CodecConfig(scale=scale, growth=4, inv_blocks=1, pse_hidden=(8,)), TINY_NANO)
+from tiny import model_config
 
 
 def save_tiny_model(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
@@ -44,7 +25,7 @@ def save_tiny_model(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny 16x model, not to be changed."""
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-x16", tiny_config())
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-x16", model_config(name="tiny-x16"))
 
 
 @pytest.fixture

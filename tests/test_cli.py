@@ -20,12 +20,13 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image, PngImagePlugin
 
-from conftest import save_tiny_model, tiny_config
+from conftest import save_tiny_model
 from faitheir import jobs, models
 from faitheir.cli import _toml_value, main
 from faitheir.models import WEIGHTS_FILE
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.thumbnail import Thumbnail
+from tiny import model_config
 
 Photo = Callable[..., Path]
 
@@ -70,7 +71,9 @@ def embedded(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     """A package whose embedded models are tiny ones: nano-x16 and nano-x32."""
     root = tmp_path_factory.mktemp("package")
     for scale in (16, 32):
-        save_tiny_model(root / "weights" / f"nano-x{scale}", tiny_config(f"nano-x{scale}", scale), seed=scale)
+        save_tiny_model(
+            root / "weights" / f"nano-x{scale}", model_config(name=f"nano-x{scale}", scale=scale), seed=scale
+        )
     monkeypatch.setattr(models, "resources", SimpleNamespace(files=lambda _: root))
     return root / "weights"
 
@@ -234,9 +237,7 @@ def test_upscale_takes_every_picture_where_no_thumbnail_is(
     assert Image.open(tmp_path / "small.restored.png").size == (48, 32)
 
 
-def test_exists_already(
-    run: Callable[..., str], photo: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exists_already(run: Callable[..., str], photo: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.png", "b.png", "c.png"):
         photo(name)
     run("downscale", tmp_path / "a.png")
@@ -479,7 +480,7 @@ def test_stripped_metadata(run: Callable[..., str], photo: Photo, tmp_path: Path
 
 
 def test_thumbnail_of_other_weights(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
-    other = save_tiny_model(tmp_path / "models" / "other", tiny_config(), seed=1)
+    other = save_tiny_model(tmp_path / "models" / "other", model_config(name="tiny-x16"), seed=1)
     ok("downscale", photo("a.png"), "--model", other)
     result = call("upscale", tmp_path / "a.thumb.png", "--model", tiny_model)
     assert result.exit_code == 0
@@ -502,9 +503,7 @@ def test_warnings_of_other_packages_are_not_shown(
     assert call("downscale", photo("a.png"), "--model", tiny_model).stderr == ""
 
 
-def test_thumbnail_whose_metadata_lies(
-    run: Callable[..., str], photo: Photo, tmp_path: Path, tiny_model: Path
-) -> None:
+def test_thumbnail_whose_metadata_lies(run: Callable[..., str], photo: Photo, tmp_path: Path, tiny_model: Path) -> None:
     run("downscale", photo("a.png", 70, 45))
     path = tmp_path / "a.thumb.png"
     image = Image.open(path)
@@ -640,9 +639,7 @@ def test_roundtrip_of_a_single_pixel(run: Callable[..., str], photo: Photo) -> N
 
 
 @pytest.mark.parametrize("size", [(1500, 20), (6, 5000)])
-def test_side_by_side_is_bounded(
-    size: tuple[int, int], run: Callable[..., str], photo: Photo, tmp_path: Path
-) -> None:
+def test_side_by_side_is_bounded(size: tuple[int, int], run: Callable[..., str], photo: Photo, tmp_path: Path) -> None:
     run("roundtrip", photo("photo.png", *size))
     width, height = Image.open(tmp_path / "photo.roundtrip.png").size
     assert 4000 < max(width, height) <= 4096
@@ -692,7 +689,7 @@ def test_info_of_thumbnails(embedded: Path, photo: Photo, tmp_path: Path, tiny_m
     for part in ("5 x 3", "70 x 45", "nano-x16", "the same weights", f"{size:,}", f"{size * 8 / 3150:.4f}"):
         assert part in text
     shutil.rmtree(embedded / "nano-x16")
-    save_tiny_model(embedded / "nano-x16", tiny_config("nano-x16"), seed=5)
+    save_tiny_model(embedded / "nano-x16", model_config(name="nano-x16"), seed=5)
     assert "other weights" in ok("info", path)
     ok("downscale", photo("b.png"), "--model", tiny_model)
     assert "tiny-x16 (not in this package" in ok("info", tmp_path / "b.thumb.png")
@@ -774,9 +771,7 @@ def test_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (None, [], "cannot be read"),
     ],
 )
-def test_wrong_training_config(
-    content: str | None, settings: list[str], sentence: str, tmp_path: Path
-) -> None:
+def test_wrong_training_config(content: str | None, settings: list[str], sentence: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     if content is not None:
         path.write_text(content)

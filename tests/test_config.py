@@ -8,7 +8,6 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import nano_config
 
 from faitheir.backbones.nano import NanoConfig
 from faitheir.backbones.turbo import TurboConfig
@@ -16,6 +15,7 @@ from faitheir.config import from_dict, to_dict
 from faitheir.errors import ConfigError
 from faitheir.models import KNOWN_CONFIGS, ModelConfig
 from faitheir.nn.codec import CodecConfig
+from tiny import nano_config
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from tiny import picture
 from torch import Tensor
 
 from faitheir.errors import MissingDependencyError, ModelError
@@ -20,6 +19,7 @@ from faitheir.features import (
     load_feature_network,
     load_teacher,
 )
+from tiny import picture
 
 #: SqueezeNet 1.0's fire modules: place in torchvision's sequence -> (inputs, squeeze, expand).
 FIRES = {
@@ -133,9 +133,7 @@ def test_taesana(files: dict[str, Path]) -> None:
     h = F.conv2d(h, state["2.weight"], state["2.bias"], stride=2, padding=1).relu()
     skip = h
     for k in (0, 2, 4):
-        h = F.conv2d(
-            h if k == 0 else h.relu(), state[f"4.conv.{k}.weight"], state[f"4.conv.{k}.bias"], padding=1
-        )
+        h = F.conv2d(h if k == 0 else h.relu(), state[f"4.conv.{k}.weight"], state[f"4.conv.{k}.bias"], padding=1)
     torch.testing.assert_close(features[0], (h + skip).relu(), atol=1e-5, rtol=1e-4)
 
 
@@ -158,9 +156,7 @@ def plain_distance(network: FeatureNetwork, a: Tensor, b: Tensor) -> Tensor:
     """
     total = torch.zeros(len(a), dtype=torch.float64)
     for fa, fb in zip(network(a), network(b), strict=True):
-        units = [
-            f.double() / f.double().square().sum(1, keepdim=True).sqrt().clamp_min(1e-10) for f in (fa, fb)
-        ]
+        units = [f.double() / f.double().square().sum(1, keepdim=True).sqrt().clamp_min(1e-10) for f in (fa, fb)]
         total += (units[0] - units[1]).square().sum(1).mean((1, 2))
     return total
 

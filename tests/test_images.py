@@ -61,18 +61,14 @@ RED, GREEN, BLUE = xyz(0.4361, 0.2225, 0.0139), xyz(0.3851, 0.7169, 0.0971), xyz
 
 def rgb_profile(red: bytes, green: bytes, blue: bytes) -> bytes:
     curves = {name: gamma(2.2) for name in (b"rTRC", b"gTRC", b"bTRC")}
-    return icc(
-        b"RGB ", b"mntr", b"XYZ ", {b"wtpt": WHITE, b"rXYZ": red, b"gXYZ": green, b"bXYZ": blue} | curves
-    )
+    return icc(b"RGB ", b"mntr", b"XYZ ", {b"wtpt": WHITE, b"rXYZ": red, b"gXYZ": green, b"bXYZ": blue} | curves)
 
 
 def cmyk_profile() -> bytes:
     """Paper is white, full cyan alone is a neutral L* = 50, every other full ink is black."""
     nodes = b"".join(bytes([{0: 255, 8: 128}.get(ink, 0), 128, 128]) for ink in range(16))
     matrix = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
-    lut = (
-        b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + bytes(range(256)) * 4 + nodes + bytes(range(256)) * 3
-    )
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + bytes(range(256)) * 4 + nodes + bytes(range(256)) * 3
     return icc(b"CMYK", b"prtr", b"Lab ", {b"wtpt": WHITE, b"A2B0": lut, b"A2B1": lut})
 
 
@@ -82,9 +78,7 @@ def exif(orientation: int | None = None) -> bytes:
     data[0x8298] = "Someone"
     if orientation is not None:
         data[0x0112] = orientation
-    data.get_ifd(0x8769).update(
-        {0x9003: "2020:01:02 03:04:05", 0x927C: b"note" * 50, 0xA002: 4000, 0x829A: 0.01}
-    )
+    data.get_ifd(0x8769).update({0x9003: "2020:01:02 03:04:05", 0x927C: b"note" * 50, 0xA002: 4000, 0x829A: 0.01})
     data.get_ifd(0x8825).update({1: "N", 2: (10.0, 20.0, 30.5)})
     return data.tobytes()
 
@@ -170,9 +164,7 @@ class TestRoundTrip:
 
     def test_webp_quality_makes_it_lossy(self):
         picture = Picture(noise(64, 64, 3))
-        assert len(images.encode_picture(picture, "webp", quality=50)) < len(
-            images.encode_picture(picture, "webp")
-        )
+        assert len(images.encode_picture(picture, "webp", quality=50)) < len(images.encode_picture(picture, "webp"))
 
     def test_avif(self, tmp_path):
         if ".avif" not in images.SUFFIXES:
@@ -394,9 +386,7 @@ class TestSixteenBits:
         picture = images.picture_from_pil(Image.fromarray(np.array([values], np.int32)))
         np.testing.assert_array_equal(picture.rgb[0, :, 0], expected)
 
-    @pytest.mark.parametrize(
-        ("values", "expected"), [([0, 0.5, 1], [0, 128, 255]), ([0, 128, 255], [0, 128, 255])]
-    )
+    @pytest.mark.parametrize(("values", "expected"), [([0, 0.5, 1], [0, 128, 255]), ([0, 128, 255], [0, 128, 255])])
     def test_mode_f(self, values, expected):
         picture = images.picture_from_pil(Image.fromarray(np.array([values], np.float32)))
         np.testing.assert_array_equal(picture.rgb[0, :, 0], expected)

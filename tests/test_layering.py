@@ -1,4 +1,4 @@
-"""Imports run one way: errors, config -> images, nn, features, tiling -> backbones, thumbnail -> models -> ..."""
+"""Imports run one way, from errors and config at the bottom to the command line at the top."""
 
 import ast
 from pathlib import Path

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import model_config, picture, wake
 
 from faitheir.config import to_dict
 from faitheir.errors import ConfigError, FaithEIRError, ModelError
@@ -29,11 +28,13 @@ from faitheir.models import (
     load_model,
     load_state,
     parameter_table,
+    read_weights,
     save_model,
     stored_state,
     weights_hash,
 )
-from faitheir.nn.codec import FaithEIR
+from faitheir.nn.codec import CodecConfig, FaithEIR
+from tiny import model_config, picture, wake
 
 CONFIG = model_config(prior="random", lrt_init="random")
 
@@ -46,6 +47,10 @@ def make(seed: int = 0, config: ModelConfig = CONFIG) -> FaithEIR:
         if name.endswith("skew"):
             parameter.data.normal_(0, 0.1)
     return model.eval().requires_grad_(False)
+
+
+def hash_of(model: FaithEIR) -> str:
+    return weights_hash(stored_state(model))
 
 
 @pytest.fixture
@@ -90,7 +95,7 @@ def test_a_loaded_model_gives_the_same(tmp_path: Path, transform: str, prior: st
     loaded, loaded_config = load_model(tmp_path / "a")
     assert loaded_config == config
     assert not loaded.training
-    assert weights_hash(loaded) == weights_hash(model)
+    assert hash_of(loaded) == hash_of(model)
     x = picture(1, 32, 48)
     y = model.downscale(x)
     assert torch.equal(loaded.downscale(x), y)
@@ -100,6 +105,8 @@ def test_a_loaded_model_gives_the_same(tmp_path: Path, transform: str, prior: st
         with torch.inference_mode():
             outputs.append(each.upscale(y))
     torch.testing.assert_close(*outputs, atol=2e-6, rtol=2e-6)
+    # the file alone, with no model built, says whose it is
+    assert weights_hash(read_weights(tmp_path / "a")) == hash_of(model)
     # and saved again it is the same file
     save_model(tmp_path / "b", loaded, loaded_config, card="# A card\n")
     assert contents(tmp_path / "b") == contents(tmp_path / "a")
@@ -119,30 +126,30 @@ def test_half_precision_files(tmp_path: Path, dtype: torch.dtype) -> None:
     w = loaded.rescaler.transform.matrix()
     assert torch.equal(w, model.rescaler.transform.matrix())
     assert (w @ w.T - torch.eye(len(w))).abs().max() < 1e-5
-    assert weights_hash(loaded) != weights_hash(model)  # they were rounded
+    assert hash_of(loaded) != hash_of(model)  # they were rounded
     y = picture(1, 4, 4)
     assert (loaded.upscale(y) - model.upscale(y)).abs().max() < 0.1
 
     for name, again in (("float32", None), ("same", dtype)):
         save_model(tmp_path / name, loaded, CONFIG, dtype=again)
-        assert weights_hash(load_model(tmp_path / name)[0]) == weights_hash(loaded)
+        assert hash_of(load_model(tmp_path / name)[0]) == hash_of(loaded)
     assert contents(tmp_path / "same") == contents(tmp_path / "half")
 
 
 def test_hash_is_over_names_shapes_and_values() -> None:
     model = make()
-    digest = weights_hash(model)
+    digest = hash_of(model)
     assert len(digest) == 16
     assert int(digest, 16) >= 0
-    assert digest == weights_hash(make())
-    assert digest != weights_hash(make(seed=1))
+    assert digest == hash_of(make())
+    assert digest != hash_of(make(seed=1))
     for parameter in model.parameters():
         was = parameter.data.flatten()[0].item()
         parameter.data.view(-1)[0] = was + 1
-        assert weights_hash(model) != digest
+        assert hash_of(model) != digest
         parameter.data.view(-1)[0] = was
         break
-    assert weights_hash(model) == digest
+    assert hash_of(model) == digest
     whole = hashlib.sha256()
     for name, tensor in sorted(stored_state(model).items()):
         whole.update(f"{name}{tuple(tensor.shape)}".encode() + tensor.float().numpy().tobytes())
@@ -153,7 +160,7 @@ def test_saving_replaces_a_model_and_leaves_nothing_else(folder: Path) -> None:
     other = make(seed=1)
     save_model(folder, other, CONFIG)
     assert set(contents(folder)) == {CONFIG_FILE, WEIGHTS_FILE}
-    assert weights_hash(load_model(folder)[0]) == weights_hash(other)
+    assert hash_of(load_model(folder)[0]) == hash_of(other)
 
 
 @contextmanager
@@ -168,7 +175,7 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 
 def test_an_interrupted_save_leaves_the_old_model_whole(folder: Path) -> None:
-    before, digest = contents(folder), weights_hash(load_model(folder)[0])
+    before, digest = contents(folder), hash_of(load_model(folder)[0])
     assert len(before[WEIGHTS_FILE]) > 20_000
     with (
         no_file_larger_than(20_000),  # room for the configuration, not for the weights
@@ -178,7 +185,7 @@ def test_an_interrupted_save_leaves_the_old_model_whole(folder: Path) -> None:
     assert str(folder) in str(caught.value)
     assert os.strerror(errno.EFBIG) in str(caught.value)
     assert contents(folder) == before
-    assert weights_hash(load_model(folder)[0]) == digest
+    assert hash_of(load_model(folder)[0]) == digest
 
 
 def test_an_interrupted_first_save_leaves_no_half_model(tmp_path: Path) -> None:
@@ -304,12 +311,12 @@ def test_weights_of_another_configuration(folder: Path) -> None:
 
 def test_weights_that_do_not_fit_change_nothing(folder: Path) -> None:
     model = make(seed=1)
-    digest = weights_hash(model)
+    digest = hash_of(model)
     state = stored_state(make())
     state["backbone.unet.conv_out.bias"] = torch.zeros(1)
     with pytest.raises(ModelError, match="somewhere"):
         load_state(model, state, "somewhere")
-    assert weights_hash(model) == digest
+    assert hash_of(model) == digest
     assert folder.is_dir()
 
 
@@ -327,9 +334,7 @@ def test_unknown_names(folder: Path) -> None:
 
 def test_a_file_instead_of_a_folder(folder: Path) -> None:
     path = folder / WEIGHTS_FILE
-    assert (
-        refused(path) == f"{path}: a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; this is a file."
-    )
+    assert refused(path) == f"{path}: a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; this is a file."
 
 
 def test_known_names_without_weights() -> None:
@@ -358,9 +363,7 @@ def test_no_network_where_the_hub_is_asked(tmp_path: Path) -> None:
         "except ModelError as error:\n    print(error)\n"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.count("\n") == 1
     assert "'faitheir-tests/not-there' is no folder here" in result.stdout
     assert "check the network" in result.stdout
@@ -395,3 +398,12 @@ def test_parameter_table_of_the_paper() -> None:
     assert {k: v / 1e6 for k, v in table.items()} == pytest.approx(wanted, abs=6e-4)
     larger = parameter_table(KNOWN_CONFIGS["turbo-x32"])
     assert larger["Rescaler (LRT, E-InvBlocks)"] / 1e6 == pytest.approx(1.570 + 64**2 / 1e6, abs=6e-4)
+
+
+def test_turbo_denoises_at_the_configurations_timestep() -> None:
+    pytest.importorskip("diffusers")
+    pytest.importorskip("peft")
+    turbo = KNOWN_CONFIGS["turbo-x16"].backbone
+    with torch.device("meta"):
+        model = build_model(ModelConfig("turbo", CodecConfig(timestep=500), turbo))
+    assert model.backbone.timestep == 500

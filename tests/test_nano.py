@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 import torch
-from tiny import nano, nano_config, picture, tiny, wake
 from torch import Tensor
 
 from faitheir.backbones.nano import WindowCrossAttention
 from faitheir.errors import ConfigError
 from faitheir.models import KNOWN_CONFIGS, build_model, parameter_table
 from faitheir.nn.embedder import Condition
+from tiny import nano, nano_config, picture, tiny, wake
 
 
 @pytest.mark.parametrize("name", ["nano-x16", "nano-x32"])
@@ -128,9 +128,7 @@ def plainly(layer: WindowCrossAttention, x: Tensor, tokens: Tensor, grid: tuple[
         for head in range(layer.heads):
             part = slice(64 * head, 64 * head + 64)
             k, v = kv[:, : kv.shape[1] // 2][:, part], kv[:, kv.shape[1] // 2 :][:, part]
-            bias = torch.stack(
-                [layer.bias[head, row - r + side - 1, column - c + side - 1] for r, c in inside]
-            )
+            bias = torch.stack([layer.bias[head, row - r + side - 1, column - c + side - 1] for r, c in inside])
             heads.append(torch.softmax(k @ q[part] / 8 + bias, 0) @ v)
         out[b, :, i, j] = layer.to_out(torch.cat(heads))
     return out
@@ -139,9 +137,7 @@ def plainly(layer: WindowCrossAttention, x: Tensor, tokens: Tensor, grid: tuple[
 @pytest.mark.parametrize("ratio", [1, 2])
 @pytest.mark.parametrize("grid", [(2, 4), (3, 5), (1, 1), (5, 2)])
 @pytest.mark.parametrize("window", [2, 4])
-def test_windowed_attention_is_plain_attention_in_windows(
-    ratio: int, grid: tuple[int, int], window: int
-) -> None:
+def test_windowed_attention_is_plain_attention_in_windows(ratio: int, grid: tuple[int, int], window: int) -> None:
     layer = attention(window)
     x = torch.randn(2, 6, grid[0] * ratio, grid[1] * ratio)
     tokens = torch.randn(2, grid[0] * grid[1], 5)

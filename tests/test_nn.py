@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import model_config, nano_config, picture, tiny, wake
 from torch import Tensor
 
 from faitheir.errors import ConfigError
@@ -19,6 +18,8 @@ from faitheir.nn.denoiser import alpha_bar, one_step
 from faitheir.nn.embedder import LearnableTextEmbedding, NoCondition, PixelSemanticEmbedder, make_embedder
 from faitheir.nn.priors import AdaptiveDetailPrior, GaussianMixturePrior, NormalPrior, make_prior
 from faitheir.nn.quantize import quantize_8bit, raw_to_unit, unit_to_raw
+from faitheir.nn.reversible import haar_matrix
+from tiny import model_config, nano_config, picture, tiny, wake
 
 PRIORS = ["adp", "zeros", "random", "normal", "gmm"]
 EMBEDDERS = ["pse", "lte", "none"]
@@ -307,6 +308,31 @@ def test_other_choices_train(codec: dict[str, Any]) -> None:
     assert all(math.isfinite(v) for v in gradients(model, "").values())
 
 
+def test_other_choices_are_seen_in_the_model() -> None:
+    assert not tiny().rescaler.transform.state_dict().keys() & {"free"}
+    assert set(tiny(orthogonality="init").rescaler.transform.state_dict()) == {"free"}
+    random, haar = tiny().rescaler.transform.matrix(), tiny(lrt_init="haar").rescaler.transform.matrix()
+    assert not torch.equal(random, haar)
+    assert torch.equal(haar, haar_matrix(4, 2))
+    assert tiny(prior_pattern=4).prior.values.shape == (1, 13, 4, 4)
+    assert tiny(prior="gmm", gmm_components=7).prior.means.shape == (7, 13)
+    assert tiny(embedder="lte", lte_tokens=6).embedder.tokens.shape == (1, 6, 16)
+    assert len(tiny(pse_hidden=(5, 6, 7)).embedder.layers) == 4
+    assert len(tiny(inv_blocks=5).rescaler.blocks) == 5
+    assert tiny(growth=9).rescaler.blocks[0].E.convs[0].out_channels == 9
+    assert tiny(scale=32).factor == 4
+
+
+def test_the_timestep_is_that_of_the_formula() -> None:
+    """At step 0 there is next to no noise to take away: what is decoded is z_T itself."""
+    model = wake(tiny(timestep=0)).eval()
+    y = picture(2, 3)
+    z_t = model.rescaler.inverse(unit_to_raw(y, 2), model.prior(1, 2, 3))
+    prediction = model.backbone.predict(z_t, model.embedder(y))
+    z_0 = (1 - 0.00085) ** 0.5 * z_t - 0.00085**0.5 * prediction
+    torch.testing.assert_close(model.upscale(y), model.backbone.decode(z_0))
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     scale=st.sampled_from([16, 32]),
@@ -366,7 +392,7 @@ def test_a_model_with_everything_kept_is_reversible_in_the_latent() -> None:
 
 
 def test_the_thumbnail_of_a_new_model_is_the_average_where_haar_starts_it() -> None:
-    """``lrt_init="haar"`` starts with a thumbnail that looks like one: the colours averaged over its cells."""
+    """``lrt_init="haar"`` starts with a thumbnail that looks like one: its colours averaged."""
     model = tiny(lrt_init="haar")
     x = picture(1, 64, 64)
     average = torch.nn.functional.avg_pool2d(x, 16)

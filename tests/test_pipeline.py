@@ -33,7 +33,9 @@ def smooth(height: int, width: int) -> np.ndarray:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(height=st.integers(1, 80), width=st.integers(1, 80), alpha=st.booleans(), suffix=st.sampled_from(["png", "webp"]))
+@given(
+    height=st.integers(1, 80), width=st.integers(1, 80), alpha=st.booleans(), suffix=st.sampled_from(["png", "webp"])
+)
 @example(height=1, width=1, alpha=False, suffix="png")
 @example(height=1, width=300, alpha=True, suffix="webp")
 @example(height=300, width=1, alpha=False, suffix="png")
@@ -104,7 +106,9 @@ def test_a_pil_image_opened_from_a_thumbnail_file_knows_the_original_size(
     assert pipeline.upscale(thumbnail.image).size == (55, 41)
 
 
-def test_without_metadata_the_size_is_the_thumbnails_times_the_scale(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
+def test_without_metadata_the_size_is_the_thumbnails_times_the_scale(
+    pipeline: FaithEIRPipeline, tmp_path: Path
+) -> None:
     thumbnail = pipeline.downscale(noise(41, 55))
     Image.fromarray(thumbnail.picture.rgb).save(tmp_path / "stripped.png")
     assert pipeline.upscale(tmp_path / "stripped.png").size == (64, 48)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny import wake
 from torch import Tensor
 
 from faitheir.nn.reversible import (
@@ -19,6 +18,7 @@ from faitheir.nn.reversible import (
     haar_matrix,
     project_orthogonal,
 )
+from tiny import wake
 
 Kind = Literal["lrt", "haar"]
 
@@ -267,9 +267,7 @@ def test_haar_of_four_is_two_levels() -> None:
     """Two levels along rows, then along columns; the coarser level first."""
     z = torch.randn(2, 3, 8, 12)
     h = OrthogonalTransform(3, 4, "haar")(z).unflatten(1, (16, 3))
-    bands = {
-        (i, j): band for i, rows in enumerate(haar_1d(z, 2, 2)) for j, band in enumerate(haar_1d(rows, 3, 2))
-    }
+    bands = {(i, j): band for i, rows in enumerate(haar_1d(z, 2, 2)) for j, band in enumerate(haar_1d(rows, 3, 2))}
     order = sorted(bands, key=lambda ij: (max(ij), ij))
     for k, ij in enumerate(order):
         torch.testing.assert_close(h[:, k], bands[ij], atol=1e-5, rtol=1e-5)

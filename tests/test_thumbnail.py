@@ -30,9 +30,7 @@ infos = st.builds(
 )
 
 
-def picture(
-    width: int = 5, height: int = 3, seed: int = 0, alpha: bool = False, tagged: bool = False
-) -> Picture:
+def picture(width: int = 5, height: int = 3, seed: int = 0, alpha: bool = False, tagged: bool = False) -> Picture:
     rng = np.random.default_rng(seed)
     exif = Image.Exif()
     exif[0x010F] = "Maker"
@@ -162,9 +160,7 @@ class TestWithoutMetadata:
         assert thumbnail.info is None
         assert thumbnail.image.size == (5, 3)
 
-    @pytest.mark.parametrize(
-        "packet", [xmp("<rdf:Description q:other='1'/>"), b"<a xmlns='x'/>", b"\xff not XML"]
-    )
+    @pytest.mark.parametrize("packet", [xmp("<rdf:Description q:other='1'/>"), b"<a xmlns='x'/>", b"\xff not XML"])
     def test_somebody_elses_xmp(self, packet):
         assert Thumbnail.decode(webp_with(packet)).info is None
 
@@ -220,9 +216,7 @@ class TestNotTrusted:
     def test_wrong_fields(self, changes, match):
         text = fields(**changes)
         refused(png_with(text), match)
-        refused(
-            webp_with(xmp(f"<rdf:Description><q:thumbnail>{text}</q:thumbnail></rdf:Description>")), match
-        )
+        refused(webp_with(xmp(f"<rdf:Description><q:thumbnail>{text}</q:thumbnail></rdf:Description>")), match)
 
     @pytest.mark.parametrize(
         "text",
@@ -253,9 +247,7 @@ class TestNotTrusted:
         "packet",
         [
             xmp("<rdf:Description>"),
-            (
-                f"<!DOCTYPE a [<!ENTITY c '{INFO.to_json()}'>]><a xmlns:q='urn:faitheir:' q:thumbnail='&c;'/>"
-            ).encode(),
+            (f"<!DOCTYPE a [<!ENTITY c '{INFO.to_json()}'>]><a xmlns:q='urn:faitheir:' q:thumbnail='&c;'/>").encode(),
             b"urn:faitheir: \xff\xfe\x00",
             b"<?xml version='1.0' encoding='nonsense'?><a xmlns:q='urn:faitheir:'/>",
         ],
@@ -291,9 +283,7 @@ class TestNotTrusted:
             st.text(max_size=60),
             st.recursive(
                 st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-                lambda inner: (
-                    st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-                ),
+                lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
                 max_leaves=8,
             ).map(json.dumps),
             st.tuples(

@@ -94,9 +94,7 @@ def disturb(backbone: TurboBackbone) -> None:
     """A LoRA that matters, as after training: all of it random."""
     generator = torch.Generator().manual_seed(2)
     state = backbone.trained_state_dict()
-    backbone.load_trained_state_dict(
-        {k: 0.3 * torch.randn(v.shape, generator=generator) for k, v in state.items()}
-    )
+    backbone.load_trained_state_dict({k: 0.3 * torch.randn(v.shape, generator=generator) for k, v in state.items()})
 
 
 def test_full_size_counts_are_the_papers() -> None:

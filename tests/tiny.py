@@ -28,10 +28,10 @@ def nano_config(**changes: Any) -> NanoConfig:
     return NanoConfig(**(sizes | changes))
 
 
-def model_config(nano: dict[str, Any] | None = None, **codec: Any) -> ModelConfig:
+def model_config(nano: dict[str, Any] | None = None, *, name: str = "tiny", **codec: Any) -> ModelConfig:
     """A nano model of some 20,000 parameters."""
     choices: dict[str, Any] = {"growth": 4, "inv_blocks": 2, "pse_hidden": (8,), "lte_tokens": 3}
-    return ModelConfig("tiny", CodecConfig(**(choices | codec)), nano_config(**(nano or {})))
+    return ModelConfig(name, CodecConfig(**(choices | codec)), nano_config(**(nano or {})))
 
 
 def tiny(nano: dict[str, Any] | None = None, *, seed: int = 0, **codec: Any) -> FaithEIR:

@@ -4,20 +4,16 @@ import json
 import math
 import os
 import sys
-import tempfile
-import time
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import numpy as np
-from PIL import Image
 
 from faitheir.errors import ModelError, ThumbnailError
-from faitheir.images import Picture, bicubic_thumbnail, read_picture, write_picture
+from faitheir.images import Picture, read_picture, write_picture
 from faitheir.jobs import (
     RESTORED_MARK,
     SIDE_BY_SIDE_MARK,
@@ -40,13 +36,11 @@ from faitheir.jobs import (
 from faitheir.thumbnail import Thumbnail, ThumbnailInfo
 
 if TYPE_CHECKING:
+    from faitheir.evaluation.roundtrip import Figures
     from faitheir.models import ModelConfig
     from faitheir.pipeline import FaithEIRPipeline
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-#: Sides of a side-by-side picture are at most this many pixels.
-_SIDE_BY_SIDE_LIMIT = 4096
 
 _EPILOG = """Exit status: 0, all was done; 1, something failed (the other files were done all the same); 2,
 nothing was begun, because the options, the inputs or the outputs cannot be as given; 130, interrupted."""
@@ -122,9 +116,7 @@ _batch_options = _options(
 
 _model_options = _options(
     click.option("--scale", type=click.Choice(["16", "32"]), help="Use the embedded model for this scale."),
-    click.option(
-        "--model", metavar="MODEL", help="An embedded model, a model's folder, or a Hub id owner/name."
-    ),
+    click.option("--model", metavar="MODEL", help="An embedded model, a model's folder, or a Hub id owner/name."),
     click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "cuda", "mps"]),
@@ -191,9 +183,7 @@ class _Models:
             return self._open(self.model or (f"nano-x{self.scale}" if self.scale else DEFAULT_MODEL))
         scale = read_config(find_model(self.model)).codec.scale
         if scale != int(self.scale):
-            raise PlanError(
-                f"the model '{self.model}' is for scale {scale}, not --scale {self.scale}; leave one out."
-            )
+            raise PlanError(f"the model '{self.model}' is for scale {scale}, not --scale {self.scale}; leave one out.")
         return self._open(self.model)
 
     def for_thumbnail(self, info: ThumbnailInfo | None) -> "FaithEIRPipeline":
@@ -203,9 +193,7 @@ class _Models:
         if info is None or self.model is not None:
             return self.chosen()
         if self.scale not in (None, str(info.scale)):
-            raise ThumbnailError(
-                f"the thumbnail was made at scale {info.scale}; leave --scale {self.scale} out."
-            )
+            raise ThumbnailError(f"the thumbnail was made at scale {info.scale}; leave --scale {self.scale} out.")
         # Only these: a file's metadata must not choose what is read from this disk or from the network.
         if info.model not in embedded_models():
             raise ModelError(
@@ -337,34 +325,15 @@ def upscale(
     _batch(jobs, overwrite, prepare)
 
 
-@dataclass(frozen=True)
-class _Figures:
-    """What a round trip measured."""
-
-    bits_per_pixel: float
-    psnr: float
-    ssim: float
-    thumbnail_psnr: float
-    seconds_down: float
-    seconds_up: float
-
-    @classmethod
-    def mean(cls, several: Sequence["_Figures"]) -> "_Figures":
-        """Of each figure over the files that have it: SSIM is nan for pictures smaller than its window."""
-        rows = [
-            [value for value in column if not math.isnan(value)]
-            for column in zip(*map(astuple, several), strict=True)
-        ]
-        return cls(*(sum(row) / len(row) if row else math.nan for row in rows))
-
-    def lines(self) -> list[str]:
-        ssim = "not defined below 11 x 11 pixels" if math.isnan(self.ssim) else f"{self.ssim:.4f}"
-        return [
-            f"  bits per pixel  {self.bits_per_pixel:.4f}",
-            f"  restored        PSNR {self.psnr:.2f} dB   SSIM {ssim}",
-            f"  thumbnail       PSNR {self.thumbnail_psnr:.2f} dB against the bicubic thumbnail",
-            f"  seconds         {self.seconds_down:.2f} down   {self.seconds_up:.2f} up",
-        ]
+def _figure_lines(figures: "Figures") -> list[str]:
+    ssim = "not defined below 11 x 11 pixels" if math.isnan(figures.ssim) else f"{figures.ssim:.4f}"
+    return [
+        f"  bits per pixel  {figures.bits_per_pixel:.4f}",
+        f"  restored        PSNR {figures.psnr:.2f} dB   SSIM {ssim}",
+        f"  bicubic         PSNR {figures.psnr_bicubic:.2f} dB, down and up at the same scale",
+        f"  thumbnail       PSNR {figures.psnr_thumbnail:.2f} dB against the bicubic thumbnail",
+        f"  seconds         {figures.seconds_down:.2f} down   {figures.seconds_up:.2f} up",
+    ]
 
 
 @main.command(epilog=_EPILOG)
@@ -390,99 +359,44 @@ def roundtrip(
     found = find_inputs(inputs, recursive=recursive, select=select_photographs)
     endings = (f"{THUMBNAIL_MARK}.png", f"{RESTORED_MARK}.{suffix}", f"{SIDE_BY_SIDE_MARK}.png")
     jobs = plan(found, lambda path: [f"{path.stem}{ending}" for ending in endings], output)
-    measured: list[_Figures] = []
+    measured: list[Figures] = []
 
     def prepare() -> Callable[[Job], str | None]:
+        from faitheir.evaluation.roundtrip import round_trip
+
         pipeline = _Models(**options).chosen()
 
         def work(job: Job) -> str:
-            text, figures = _round_trip(pipeline, job, quality)
+            picture = read_picture(job.source)
+            thumbnail_path, restored_path, sheet_path = job.outputs
+            thumbnail_path.parent.mkdir(parents=True, exist_ok=True)
+            figures, thumbnail, restored = round_trip(
+                pipeline, picture, (thumbnail_path, restored_path, sheet_path), quality=quality
+            )
             measured.append(figures)
-            return text
+            rows = (
+                ("original", picture, job.source),
+                ("thumbnail", thumbnail, thumbnail_path),
+                ("restored", restored, restored_path),
+            )
+            lines = [f"  {n:<14}{_size(p):>16} {q.stat().st_size:>14,} bytes   {q}" for n, p, q in rows]
+            return "\n".join([str(job.source), *lines, *_figure_lines(figures)])
 
         return work
 
     def conclude() -> str | None:
+        from faitheir.evaluation.roundtrip import Figures
+
         if len(measured) < 2:
             return None
-        return "\n".join([f"mean of {len(measured)} files", *_Figures.mean(measured).lines()])
+        return "\n".join([f"mean of {len(measured)} files", *_figure_lines(Figures.mean(measured))])
 
     _batch(jobs, overwrite, prepare, conclude)
 
 
-def _round_trip(pipeline: "FaithEIRPipeline", job: Job, quality: int | None) -> tuple[str, _Figures]:
-    """Write the three files; everything is measured on files read back from the disk."""
-    from faitheir.evaluation.metrics import psnr, ssim
-
-    picture = read_picture(job.source)
-    folder = job.outputs[0].parent
-    folder.mkdir(parents=True, exist_ok=True)
-    # All three or none: they are made in a hidden folder and moved into place once they are whole.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".faitheir-") as temporary:
-        written = [Path(temporary) / path.name for path in job.outputs]
-        thumbnail_path, restored_path, side_by_side_path = written
-        started = time.perf_counter()
-        thumbnail = pipeline.downscale_picture(picture)
-        down = time.perf_counter() - started
-        thumbnail.save(thumbnail_path)
-        thumbnail = Thumbnail.open(thumbnail_path)
-        started = time.perf_counter()
-        restored = pipeline.upscale_thumbnail(thumbnail)
-        up = time.perf_counter() - started
-        write_picture(restored_path, restored, quality=quality)
-        restored = read_picture(restored_path)
-        write_picture(side_by_side_path, _side_by_side(picture, thumbnail.picture, restored, pipeline.scale))
-        sizes = [path.stat().st_size for path in (job.source, thumbnail_path, restored_path)]
-        figures = _Figures(
-            bits_per_pixel=sizes[1] * 8 / (picture.width * picture.height),
-            psnr=psnr(picture.rgb, restored.rgb),
-            ssim=ssim(picture.rgb, restored.rgb),
-            thumbnail_psnr=psnr(bicubic_thumbnail(picture.rgb, pipeline.scale), thumbnail.picture.rgb),
-            seconds_down=down,
-            seconds_up=up,
-        )
-        for path, target in zip(written, job.outputs, strict=True):
-            path.replace(target)
-    rows = zip(
-        ("original", "thumbnail", "restored"),
-        (picture, thumbnail.picture, restored),
-        sizes,
-        (job.source, *job.outputs),
-        strict=False,
-    )
-    lines = [f"  {what:<14}{_size(shown):>16} {size:>14,} bytes   {path}" for what, shown, size, path in rows]
-    return "\n".join([str(job.source), *lines, *figures.lines()]), figures
-
-
-def _side_by_side(original: Picture, thumbnail: Picture, restored: Picture, scale: int) -> Picture:
-    """Original, enlarged thumbnail and restored picture in a row, reduced where that would be huge."""
-    gap = 8
-    factor = min(
-        1.0, (_SIDE_BY_SIDE_LIMIT - 2 * gap) / (3 * original.width), _SIDE_BY_SIDE_LIMIT / original.height
-    )
-    width, height = max(1, int(original.width * factor)), max(1, int(original.height * factor))
-    row = Image.new("RGB", (3 * width + 2 * gap, height), "white")
-    # The last thumbnail pixels of a row or column may reach beyond the original: that part is cut off.
-    covered = (0.0, 0.0, original.width / scale, original.height / scale)
-    panels = (
-        (original, Image.Resampling.BICUBIC, None),
-        (thumbnail, Image.Resampling.NEAREST, covered),
-        (restored, Image.Resampling.BICUBIC, None),
-    )
-    for index, (picture, resampling, box) in enumerate(panels):
-        panel = Image.fromarray(picture.rgb).resize((width, height), resampling, box=box)
-        mask = None
-        if picture.alpha is not None:
-            mask = Image.fromarray(picture.alpha).resize((width, height), resampling, box=box)
-        row.paste(panel, (index * (width + gap), 0), mask)
-    return Picture(np.array(row))
-
-
 def _check_quality(suffix: str, quality: int | None) -> None:
     if quality is not None and suffix not in ("jpg", "webp"):
-        raise PlanError(
-            f"--quality is for jpg and webp, and {suffix} is lossless; leave it out or choose --format."
-        )
+        raise PlanError(f"--quality is for jpg and webp, and {suffix} is lossless; leave it out or choose --format.")
 
 
 def _size(picture: Picture) -> str:
@@ -522,18 +436,25 @@ def _list_models() -> str:
     configs = KNOWN_CONFIGS | {name: read_config(find_model(name)) for name in embedded}
     lines = []
     for name, config in sorted(configs.items()):
-        where = (
-            "embedded in this package" if name in embedded else "known, its weights are not in this package"
-        )
+        where = "embedded in this package" if name in embedded else "known, its weights are not in this package"
         default = ", the default" if name == DEFAULT_MODEL else ""
-        lines.append(
-            f"{name:<12}  scale {config.codec.scale:<3}  {config.backbone.kind:<6}  {where}{default}"
-        )
+        lines.append(f"{name:<12}  scale {config.codec.scale:<3}  {config.backbone.kind:<6}  {where}{default}")
     return "\n".join(lines)
 
 
 def _describe(target: str, recursive: bool) -> Iterable[str]:
-    from faitheir.models import CONFIG_FILE, KNOWN_CONFIGS, embedded_models, find_model, read_config
+    from faitheir.models import (
+        CONFIG_FILE,
+        KNOWN_CONFIGS,
+        WEIGHTS_FILE,
+        check_state,
+        embedded_models,
+        find_model,
+        meta_model,
+        read_config,
+        read_weights,
+        weights_hash,
+    )
 
     path = Path(target)
     embedded = target in embedded_models()
@@ -546,22 +467,13 @@ def _describe(target: str, recursive: bool) -> Iterable[str]:
             raise ModelError(f"{path} has neither a model ({CONFIG_FILE}) nor pictures in it.") from None
         yield "\n\n".join(_describe_thumbnail(item.path) for item in found)
     elif not embedded and not path.is_dir() and target in KNOWN_CONFIGS:
-        yield _describe_model(
-            KNOWN_CONFIGS[target], "known configuration, its weights are not in this package"
-        )
+        yield _describe_model(KNOWN_CONFIGS[target], "known configuration, its weights are not in this package")
     else:
         folder = find_model(target)
         config = read_config(folder)
-        yield _describe_model(config, str(folder), _weights_hash(folder, config))
-
-
-def _weights_hash(folder: Path, config: "ModelConfig") -> str | None:
-    """None for turbo: its model cannot be built without gigabytes of base weights."""
-    from faitheir.models import load_model, weights_hash
-
-    if config.backbone.kind != "nano":
-        return None
-    return weights_hash(load_model(folder)[0])
+        state = read_weights(folder)
+        check_state(meta_model(config), state, str(folder / WEIGHTS_FILE))
+        yield _describe_model(config, str(folder), weights_hash(state))
 
 
 def _describe_model(config: "ModelConfig", where: str, weights: str | None = None) -> str:
@@ -583,7 +495,7 @@ def _describe_model(config: "ModelConfig", where: str, weights: str | None = Non
 
 
 def _describe_thumbnail(path: Path) -> str:
-    from faitheir.models import embedded_models, load_model, weights_hash
+    from faitheir.models import embedded_models, find_model, read_weights, weights_hash
 
     thumbnail = Thumbnail.open(path)
     size = path.stat().st_size
@@ -593,7 +505,7 @@ def _describe_thumbnail(path: Path) -> str:
     else:
         if made.model not in embedded_models():
             here = "not in this package; restore with --model"
-        elif weights_hash(load_model(made.model)[0]) == made.weights:
+        elif weights_hash(read_weights(find_model(made.model))) == made.weights:
             here = "in this package, with the same weights"
         else:
             here = "in this package, but with other weights: it will not restore this faithfully"

@@ -171,9 +171,7 @@ def load_feature_network(name: FeatureName, weights: str | Path | None) -> Featu
     if weights is None:
         if name == "vgg16":
             return vgg16(None)
-        raise ModelError(
-            f"The feature network '{name}' needs the option 'weights', a local safetensors file."
-        )
+        raise ModelError(f"The feature network '{name}' needs the option 'weights', a local safetensors file.")
     try:
         state = {k: v.float() for k, v in load_file(weights).items()}
     except (OSError, SafetensorError) as error:
@@ -267,9 +265,7 @@ class Dinov2Teacher(Teacher):
         patch = int(self.model.config.patch_size)
         size = (grid[0] * patch, grid[1] * patch)
         x = F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False)
-        hidden: Tensor = self.model((x - self.mean) / self.std, output_hidden_states=True).hidden_states[
-            self.layer
-        ]
+        hidden: Tensor = self.model((x - self.mean) / self.std, output_hidden_states=True).hidden_states[self.layer]
         features: Tensor = hidden[:, 1:].movedim(1, 2)
         return features.reshape(*features.shape[:2], *grid).float()
 

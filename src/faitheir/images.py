@@ -38,8 +38,7 @@ _WRITERS = {
 } | ({"avif": "AVIF"} if _AVIF else {})
 
 SUFFIXES = frozenset(
-    {f".{name}" for name in _WRITERS}
-    | {".gif", ".jp2", ".j2k", ".jfif", ".jpe", ".pbm", ".pgm", ".ppm", ".pnm"}
+    {f".{name}" for name in _WRITERS} | {".gif", ".jp2", ".j2k", ".jfif", ".jpe", ".pbm", ".pgm", ".ppm", ".pnm"}
 )
 
 # IFD0 tags about the photograph; in a TIFF, others there describe the layout of the file.
@@ -91,12 +90,8 @@ class Picture:
     def __post_init__(self) -> None:
         if self.rgb.dtype != np.uint8 or self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.size == 0:
             raise ImageError(f"a picture must be uint8 (H, W, 3), not {self.rgb.dtype} {self.rgb.shape}")
-        if self.alpha is not None and (
-            self.alpha.dtype != np.uint8 or self.alpha.shape != self.rgb.shape[:2]
-        ):
-            raise ImageError(
-                f"alpha must be uint8 {self.rgb.shape[:2]}, not {self.alpha.dtype} {self.alpha.shape}"
-            )
+        if self.alpha is not None and (self.alpha.dtype != np.uint8 or self.alpha.shape != self.rgb.shape[:2]):
+            raise ImageError(f"alpha must be uint8 {self.rgb.shape[:2]}, not {self.alpha.dtype} {self.alpha.shape}")
 
     @property
     def width(self) -> int:
@@ -113,9 +108,7 @@ class Picture:
         image = Image.fromarray(self.rgb)
         if self.alpha is not None:
             image.putalpha(Image.fromarray(self.alpha))
-        image.info = {
-            key: value for key, value in (("exif", self.exif), ("icc_profile", self.icc_profile)) if value
-        }
+        image.info = {key: value for key, value in (("exif", self.exif), ("icc_profile", self.icc_profile)) if value}
         return image
 
 
@@ -138,9 +131,7 @@ def open_file(path: PathLike) -> BinaryIO:
             raise ImageError(f"{path} is empty (zero bytes); use another copy of the picture.")
         return path.open("rb")
     except OSError as error:
-        raise ImageError(
-            f"{path} cannot be read ({_reason(error)}); check the name and permissions."
-        ) from error
+        raise ImageError(f"{path} cannot be read ({_reason(error)}); check the name and permissions.") from error
 
 
 def load_image(file: BinaryIO, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
@@ -221,9 +212,7 @@ def picture_from_array(array: NDArray[Any]) -> Picture:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or array.size == 0:
-        raise ImageError(
-            f"a picture array must be (H, W) or (H, W, 1 to 4), channels last, not {array.shape}."
-        )
+        raise ImageError(f"a picture array must be (H, W) or (H, W, 1 to 4), channels last, not {array.shape}.")
     levels = _to_uint8(array)
     channels = levels.shape[2]
     colour = levels[..., :3] if channels >= 3 else np.repeat(levels[..., :1], 3, axis=2)
@@ -252,9 +241,7 @@ def encode_picture(picture: Picture, format: str, *, quality: int | None = None,
         image.paste(Image.fromarray(picture.rgb), mask=Image.fromarray(picture.alpha))
     settings = _writer_settings(picture, writer, quality) | options
     if writer == "PNG" and picture.icc_profile is not None:
-        settings.setdefault("pnginfo", PngImagePlugin.PngInfo()).add(
-            b"sRGB", b"\x01"
-        )  # one byte, not a profile
+        settings.setdefault("pnginfo", PngImagePlugin.PngInfo()).add(b"sRGB", b"\x01")  # one byte, not a profile
     buffer = io.BytesIO()
     try:
         image.save(buffer, writer, **settings)
@@ -362,9 +349,7 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, UInt8Array | None]:
         key = image.info.get("transparency")
         alpha = np.where(values == key, 0, 255).astype(np.uint8) if isinstance(key, int) else None
         return Image.fromarray(_to_uint8(_deep_grey(values))), alpha
-    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (
-        mode in ("1", "L", "P", "RGB") and image.has_transparency_data
-    ):
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (mode in ("1", "L", "P", "RGB") and image.has_transparency_data):
         key = image.info.get("transparency")
         if mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
             image = image.copy()
@@ -385,9 +370,7 @@ def _deep_grey(values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype.kind == "f":
         return values / np.float32(255) if 255.5 / 255 < high <= 255.5 else values
     if low < 0 or high > 65535:
-        raise ImageError(
-            f"its pixels run from {low:.0f} to {high:.0f}, beyond 16 bits; convert it to 16-bit."
-        )
+        raise ImageError(f"its pixels run from {low:.0f} to {high:.0f}, beyond 16 bits; convert it to 16-bit.")
     return values.astype(np.uint8 if high <= 255 else np.uint16)
 
 

@@ -96,9 +96,7 @@ def find_inputs(
     return list(found.values())
 
 
-def plan(
-    inputs: Sequence[Input], names: Callable[[Path], Sequence[str]], output: Path | None = None
-) -> list[Job]:
+def plan(inputs: Sequence[Input], names: Callable[[Path], Sequence[str]], output: Path | None = None) -> list[Job]:
     """What is to be written: ``names`` gives the file names for an input, beside it or inside ``output``.
 
     Raises PlanError where two inputs would write one file, or an input would be written.
@@ -130,9 +128,7 @@ def check_folders(jobs: Iterable[Job]) -> None:
     for folder in sorted({path.parent for job in jobs for path in job.outputs}):
         existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
         if not existing.is_dir():
-            raise PlanError(
-                f"{folder} cannot be written to: {existing} is not a folder; choose another with -o."
-            )
+            raise PlanError(f"{folder} cannot be written to: {existing} is not a folder; choose another with -o.")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise PlanError(f"{folder} cannot be written to: permission is missing; choose another with -o.")
 

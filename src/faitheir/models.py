@@ -43,7 +43,7 @@ class ModelConfig:
 KNOWN_CONFIGS: dict[str, ModelConfig] = {
     "nano-x16": ModelConfig("nano-x16", CodecConfig(scale=16, lrt_init="haar"), NanoConfig()),
     "nano-x32": ModelConfig(
-        "nano-x32", CodecConfig(scale=32, lrt_init="haar"), NanoConfig(latent_channels=8)
+        "nano-x32", CodecConfig(scale=32, lrt_init="haar"), NanoConfig(latent_channels=8, window=4)
     ),
     "turbo-x16": ModelConfig("turbo-x16", CodecConfig(scale=16), TurboConfig()),
     "turbo-x32": ModelConfig("turbo-x32", CodecConfig(scale=32), TurboConfig()),
@@ -73,8 +73,8 @@ def stored_state(model: FaithEIR) -> dict[str, Tensor]:
     return {k: v.detach().contiguous() for k, v in sorted(state.items())}
 
 
-def load_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> None:
-    """Load what ``stored_state`` gave. Raises ModelError, naming ``where``, unless every tensor fits."""
+def check_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> None:
+    """Raise ModelError, naming ``where``, unless every tensor of ``state`` fits; the model may be on "meta"."""
     expected = stored_state(model)
     missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unknown:
@@ -86,6 +86,11 @@ def load_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> None
                 f"{where}: the weights do not fit config.json: '{name}' is {tuple(tensor.shape)} in the file "
                 f"and {tuple(expected[name].shape)} in the model."
             )
+
+
+def load_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> None:
+    """Load what ``stored_state`` gave. Raises ModelError, naming ``where``, unless every tensor fits."""
+    check_state(model, state, where)
     own = {k: v for k, v in state.items() if not k.startswith("backbone.")}
     model.load_state_dict(own, strict=False)
     prefix = "backbone."
@@ -93,10 +98,10 @@ def load_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> None
     model.backbone.load_trained_state_dict(trained)
 
 
-def weights_hash(model: FaithEIR) -> str:
+def weights_hash(state: Mapping[str, Tensor]) -> str:
     """16 hexadecimal digits over names, shapes and float32 values: equal however they are stored."""
     digest = hashlib.sha256()
-    for name, tensor in stored_state(model).items():
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -169,9 +174,7 @@ def find_model(source: str | Path) -> Path:
     if is_folder:
         return path
     if exists:
-        raise ModelError(
-            f"{path}: a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; this is a file."
-        )
+        raise ModelError(f"{path}: a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; this is a file.")
     if name in KNOWN_CONFIGS:
         raise ModelError(
             f"'{name}' has no weights in this package; train it with `faitheir train`, "
@@ -179,9 +182,9 @@ def find_model(source: str | Path) -> Path:
         )
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/"):
         return _download(name)
+    known = ", ".join(embedded_models()) or "there are none"
     raise ModelError(
-        f"Unknown model '{name}': neither an embedded model ({', '.join(embedded_models())}), nor a folder, "
-        "nor a Hub id such as 'owner/name'."
+        f"Unknown model '{name}': neither an embedded model ({known}), nor a folder, nor a Hub id such as 'owner/name'."
     )
 
 
@@ -194,9 +197,7 @@ def _download(repository: str) -> Path:
     except HFValidationError:
         raise ModelError(f"Unknown model '{repository}': neither a folder nor a valid Hub id.") from None
     except HfHubHTTPError as error:
-        raise ModelError(
-            f"The model '{repository}' could not be had from the Hugging Face Hub ({error})."
-        ) from None
+        raise ModelError(f"The model '{repository}' could not be had from the Hugging Face Hub ({error}).") from None
     except (OSError, ValueError):
         # huggingface_hub raises LocalEntryNotFoundError, an OSError, where the Hub cannot be reached.
         raise ModelError(
@@ -205,14 +206,8 @@ def _download(repository: str) -> Path:
         ) from None
 
 
-def load_model(source: str | Path, *, base: str | Path | None = None) -> tuple[FaithEIR, ModelConfig]:
-    """A saved model in float32, in evaluation mode, and its configuration.
-
-    ``source`` as for ``find_model``; ``base`` is a local folder of SD-Turbo's weights for turbo models.
-    Raises ModelError or ConfigError.
-    """
-    folder = find_model(source)
-    config = read_config(folder)
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors in a model folder, in float32. Raises ModelError where there are none to be read safely."""
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         pickles = [p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]
@@ -227,18 +222,35 @@ def load_model(source: str | Path, *, base: str | Path | None = None) -> tuple[F
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error}).") from None
+    return state
+
+
+def load_model(source: str | Path, *, base: str | Path | None = None) -> tuple[FaithEIR, ModelConfig]:
+    """A saved model in float32, in evaluation mode, and its configuration.
+
+    ``source`` as for ``find_model``; ``base`` is a local folder of SD-Turbo's weights for turbo models.
+    Raises ModelError or ConfigError.
+    """
+    folder = find_model(source)
+    config = read_config(folder)
+    state = read_weights(folder)
     try:
         model = build_model(config, pretrained=True, base=base)
     except ConfigError as error:
         raise ConfigError(f"{folder / CONFIG_FILE}: {error}") from None
-    load_state(model, state, str(path))
+    load_state(model, state, str(folder / WEIGHTS_FILE))
     return model.eval(), config
+
+
+def meta_model(config: ModelConfig) -> FaithEIR:
+    """The model on the meta device: shapes without values, for next to no memory."""
+    with torch.device("meta"):
+        return build_model(config)
 
 
 def parameter_table(config: ModelConfig) -> dict[str, int]:
     """Parameters part by part, counted on the meta device: no weights, no download, next to no memory."""
-    with torch.device("meta"):
-        model = build_model(config)
+    model = meta_model(config)
     parts = model.backbone.parts()
     for name, module in (
         ("Rescaler (LRT, E-InvBlocks)", model.rescaler),

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -21,9 +21,17 @@ from faitheir.images import (
     picture_from_pil,
     read_picture,
     resize_alpha,
-    resize_bicubic,
 )
-from faitheir.models import CARD_FILE, DEFAULT_MODEL, ModelConfig, find_model, load_model, save_model, weights_hash
+from faitheir.models import (
+    CARD_FILE,
+    DEFAULT_MODEL,
+    ModelConfig,
+    find_model,
+    load_model,
+    save_model,
+    stored_state,
+    weights_hash,
+)
 from faitheir.nn.codec import FaithEIR
 from faitheir.thumbnail import Thumbnail, ThumbnailInfo
 from faitheir.tiling import Float32Array, process_tiles
@@ -89,7 +97,9 @@ class FaithEIRPipeline:
     >>> pipeline.upscale("photo.thumb.png").save("restored.png")
     """
 
-    def __init__(self, model: FaithEIR, config: ModelConfig, *, tile: int | None = None, card: str | None = None) -> None:
+    def __init__(
+        self, model: FaithEIR, config: ModelConfig, *, tile: int | None = None, card: str | None = None
+    ) -> None:
         """``tile``: side of a tile in pixels of the full-size picture (default 1024 for nano, 512 for turbo).
 
         ``card``: the model card that ``save_pretrained`` writes beside the weights. Raises ConfigError for a tile
@@ -99,8 +109,11 @@ class FaithEIRPipeline:
         self.config = config
         self.card = card
         #: 16 hexadecimal digits that name these weights in thumbnails.
-        self.weights = weights_hash(model)
-        self._multiple = model.size_multiple // self.scale  # thumbnail pixels that sides must be a multiple of
+        self.weights = weights_hash(stored_state(model))
+        # In thumbnail pixels: what sides must be a multiple of, and what tiles are laid out in.
+        self._multiple = model.size_multiple // self.scale
+        self._align = model.tile_multiple
+        self._overlap = -(-OVERLAP // self.scale // self._align) * self._align
         self._tile = self._tile_cells(tile or (1024 if config.backbone.kind == "nano" else 512))
         self._memory_format = torch.channels_last if config.backbone.kind == "nano" else torch.contiguous_format
 
@@ -170,6 +183,7 @@ class FaithEIRPipeline:
             cell_out=1,
             tile=self._tile,
             overlap=self._overlap,
+            align=self._align,
             run=lambda cut: self._run(self.model.project, cut),
         ):
             thumbnail[top : top + len(rows)] = rows
@@ -209,6 +223,7 @@ class FaithEIRPipeline:
             cell_out=self.scale,
             tile=self._tile,
             overlap=self._overlap,
+            align=self._align,
             run=lambda cut: self._run(self.model.upscale, cut),
         ):
             picture[top : top + len(rows)] = _to_uint8(rows[: max(0, height - top), :width])
@@ -223,26 +238,28 @@ class FaithEIRPipeline:
     @overload
     def downscale(self, image: PictureLike) -> Thumbnail: ...
     @overload
-    def downscale(self, image: Sequence[PictureLike]) -> list[Thumbnail]: ...
-    def downscale(self, image: PictureLike | Sequence[PictureLike]) -> Thumbnail | list[Thumbnail]:
+    def downscale(self, image: list[Any] | tuple[Any, ...]) -> list[Thumbnail]: ...
+    def downscale(self, image: PictureLike | list[Any] | tuple[Any, ...]) -> Thumbnail | list[Thumbnail]:
         """The thumbnail of a photograph, or a list of them for a list (or a batch of tensors (B, 3, H, W)).
 
         ``image``: a path, a PIL image, an array (H, W[, C]) of uint8, uint16 or floats in [0, 1], or a tensor
         (3, H, W) of uint8 or floats in [0, 1]. The result has ``.image`` (PIL) and ``.save(path)``.
         """
-        if _is_many(image):
-            return [self.downscale(item) for item in image]
+        if (many := _as_many(image)) is not None:
+            return [self.downscale(item) for item in many]
         return self.downscale_picture(_as_picture(image))
 
-    def upscale(self, thumbnail: ThumbnailLike | Sequence[ThumbnailLike], *, output_type: OutputType = "pil") -> Any:
+    def upscale(
+        self, thumbnail: ThumbnailLike | list[Any] | tuple[Any, ...], *, output_type: OutputType = "pil"
+    ) -> Any:
         """The full-size picture of a thumbnail, or a list of them for a list (or a batch of tensors).
 
         ``thumbnail``: a ``Thumbnail``, a path, a PIL image, an array or a tensor as for ``downscale``. Only the first
         two (and PIL images opened from a thumbnail file) know the original's size.
         ``output_type``: "pil", "np" ((H, W, 3 or 4) uint8) or "pt" ((3 or 4, H, W) float32 in [0, 1], on the CPU).
         """
-        if _is_many(thumbnail):
-            return [self.upscale(item, output_type=output_type) for item in thumbnail]
+        if (many := _as_many(thumbnail)) is not None:
+            return [self.upscale(item, output_type=output_type) for item in many]
         picture = self.upscale_thumbnail(_as_thumbnail(thumbnail))
         if output_type == "pil":
             return picture.to_pil()
@@ -273,16 +290,11 @@ class FaithEIRPipeline:
             raise ModelError(f"'{repository}' could not be uploaded, the Hub cannot be reached ({error}).") from None
 
     def _tile_cells(self, pixels: int) -> int:
-        cells = pixels // self.scale // self._multiple * self._multiple
-        least = max(2 * self._overlap, self._multiple)
+        cells = pixels // self.scale // self._align * self._align
+        least = 2 * self._overlap
         if cells < least:
             raise ConfigError(f"tile is {pixels} pixels; at least {least * self.scale} are wanted for '{self.name}'.")
         return cells
-
-    @property
-    def _overlap(self) -> int:
-        """In thumbnail pixels, and a multiple of what the model's sides must be a multiple of."""
-        return -(-max(1, OVERLAP // self.scale) // self._multiple) * self._multiple
 
     def _padded(self, grid: tuple[int, int]) -> tuple[int, int]:
         rows, columns = (-(-n // self._multiple) * self._multiple for n in grid)
@@ -299,11 +311,15 @@ class FaithEIRPipeline:
 
 def _to_uint8(values: Float32Array) -> np.ndarray:
     """[0, 1], rounded exactly as ``quantize_8bit`` does."""
-    return np.rint(np.clip(values, 0, 1) * np.float32(255)).astype(np.uint8)
+    levels: np.ndarray = np.rint(np.clip(values, 0, 1) * np.float32(255)).astype(np.uint8)
+    return levels
 
 
-def _is_many(image: Any) -> bool:
-    return isinstance(image, (list, tuple)) or (isinstance(image, Tensor) and image.ndim == 4)
+def _as_many(image: Any) -> Iterable[Any] | None:
+    """The pictures in a list or a batch of tensors; None for a single one."""
+    if isinstance(image, (list, tuple)) or (isinstance(image, Tensor) and image.ndim == 4):
+        return image
+    return None
 
 
 def _as_picture(image: Any) -> Picture:

@@ -40,7 +40,7 @@ class ThumbnailInfo:
     """Of the original, in pixels."""
     height: int
     model: str
-    """Model id, at most 200 characters."""
+    """Model id, at most 100 characters."""
     weights: str
     """Hexadecimal hash of the weights, 8..128 digits."""
     format_version: int = FORMAT_VERSION
@@ -50,8 +50,8 @@ class ThumbnailInfo:
         _check_int("scale", self.scale, 2, 256)
         _check_int("width", self.width, 1, _MAX_SIDE)
         _check_int("height", self.height, 1, _MAX_SIDE)
-        if not (isinstance(self.model, str) and 0 < len(self.model) <= 200 and self.model.isprintable()):
-            raise ThumbnailError(f"the thumbnail's model must be a name of 1 to 200 characters; {_REMEDY}")
+        if not (isinstance(self.model, str) and 0 < len(self.model) <= 100 and self.model.isprintable()):
+            raise ThumbnailError(f"the thumbnail's model must be a name of 1 to 100 characters; {_REMEDY}")
         if not (isinstance(self.weights, str) and re.fullmatch("[0-9a-f]{8,128}", self.weights)):
             raise ThumbnailError(f"the thumbnail's weights must be a hexadecimal hash; {_REMEDY}")
 
@@ -72,9 +72,7 @@ class ThumbnailInfo:
             raise ThumbnailError(f"the thumbnail's metadata is damaged; {_REMEDY}")
         version = values.get("format_version")
         if type(version) is int and version > FORMAT_VERSION:
-            raise ThumbnailError(
-                "the thumbnail was made by a newer FaithEIR; upgrade this one to restore it."
-            )
+            raise ThumbnailError("the thumbnail was made by a newer FaithEIR; upgrade this one to restore it.")
         expected = {field.name for field in fields(cls)}
         if values.keys() != expected:
             wrong = ", ".join(sorted(repr(key)[:40] for key in values.keys() ^ expected))

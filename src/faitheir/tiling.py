@@ -17,31 +17,34 @@ class Span(NamedTuple):
     weights: Float32Array  # (cells x unit,)
 
 
-def spans(length: int, tile: int, overlap: int, unit: int) -> list[Span]:
-    """Cover ``length`` cells with tiles of ``tile`` cells that overlap by at least ``overlap``.
+def spans(length: int, tile: int, overlap: int, unit: int, align: int = 1) -> list[Span]:
+    """Cover ``length`` cells with tiles of at most ``tile`` cells that overlap by at least ``overlap``.
 
-    A cell is ``unit`` output pixels, the resolution of the weights. Across an overlap they ramp over its middle half:
-    its outer quarters, where a tile sees least of what surrounds them, belong to the other tile alone.
+    Tiles start on multiples of ``align``, of which ``tile`` and ``overlap`` must be multiples too; the last may be
+    shorter. A cell is ``unit`` output pixels, the resolution of the weights. Across an overlap they ramp over its
+    middle half: its outer quarters, where a tile sees least of what surrounds them, belong to the other tile alone.
     """
-    if length <= tile:
-        return [Span(0, length, np.ones(length * unit, np.float32))]
-    count = -(-(length - overlap) // (tile - overlap))
-    starts = [round(i * (length - tile) / (count - 1)) for i in range(count)]
+    beyond = max(0, length - tile)
+    steps = -(-beyond // (tile - overlap))
+    step = -(-beyond // max(1, steps) // align) * align  # as even as the alignment allows
+    count = 1 + -(-beyond // max(1, step))
+    bounds = [(i * step, min(i * step + tile, length)) for i in range(count)]
     result = []
-    for i, start in enumerate(starts):
-        position = np.arange(start * unit, (start + tile) * unit, dtype=np.float32) + 0.5
-        weights = np.ones(tile * unit, np.float32)
+    for i, (start, stop) in enumerate(bounds):
+        position = np.arange(start * unit, stop * unit, dtype=np.float32) + 0.5
+        weights = np.ones(len(position), np.float32)
         if i > 0:
-            weights *= _ramp(position, start * unit, (starts[i - 1] + tile) * unit)
+            weights *= _ramp(position, start * unit, bounds[i - 1][1] * unit)
         if i < count - 1:
-            weights *= 1 - _ramp(position, starts[i + 1] * unit, (start + tile) * unit)
-        result.append(Span(start, start + tile, weights))
+            weights *= 1 - _ramp(position, bounds[i + 1][0] * unit, stop * unit)
+        result.append(Span(start, stop, weights))
     return result
 
 
 def _ramp(position: Float32Array, start: int, stop: int) -> Float32Array:
     quarter = (stop - start) / 4
-    return np.clip((position - start - quarter) / (2 * quarter), 0, 1)
+    ramp: Float32Array = np.clip((position - start - quarter) / (2 * quarter), 0, 1)
+    return ramp
 
 
 def process_tiles(
@@ -52,6 +55,7 @@ def process_tiles(
     cell_out: int,
     tile: int,
     overlap: int,
+    align: int = 1,
     run: Callable[[NDArray[Any]], Float32Array],
 ) -> Iterator[tuple[int, Float32Array]]:
     """Run ``run`` over tiles of ``source`` and yield finished rows of the result, top to bottom.
@@ -59,12 +63,12 @@ def process_tiles(
     ``source`` is (H, W, C), ``grid`` = (rows, columns) of cells that it covers, each ``cell_in`` x ``cell_in`` of its
     pixels; a picture that ends within its last cells is continued by its edge, tile by tile. ``run`` takes
     (h cell_in, w cell_in, C) and gives (h cell_out, w cell_out, C). Yields (first row, rows x columns x C float32).
-    ``overlap`` must be at most half of ``tile``.
+    ``tile``, ``overlap`` (at most half of ``tile``) and ``align``: see ``spans``.
     """
     rows, columns = grid
     carried = np.zeros((0, columns * cell_out, source.shape[2]), np.float32)
-    row_spans = spans(rows, tile, overlap, cell_out)
-    column_spans = spans(columns, tile, overlap, cell_out)
+    row_spans = spans(rows, tile, overlap, cell_out, align)
+    column_spans = spans(columns, tile, overlap, cell_out, align)
     for i, (top, bottom, row_weights) in enumerate(row_spans):
         strip = np.zeros(((bottom - top) * cell_out, *carried.shape[1:]), np.float32)
         strip[: len(carried)] += carried

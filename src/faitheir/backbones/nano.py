@@ -59,9 +59,7 @@ class NanoConfig:
             raise ConfigError("numbers of blocks must not be negative.")
 
 
-def _conv(
-    in_channels: int, out_channels: int, size: int = 3, stride: int = 1, *, zero: bool = False
-) -> nn.Conv2d:
+def _conv(in_channels: int, out_channels: int, size: int = 3, stride: int = 1, *, zero: bool = False) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, out_channels, size, stride, size // 2)
     if zero:
         nn.init.zeros_(conv.weight)
@@ -120,9 +118,7 @@ class WindowCrossAttention(nn.Module):
         rows, columns = condition.grid
         ratio = height // rows  # features per token, each side
         if ratio * rows != height or ratio * columns != width:
-            raise ValueError(
-                f"{rows} x {columns} tokens do not lie evenly under {height} x {width} features."
-            )
+            raise ValueError(f"{rows} x {columns} tokens do not lie evenly under {height} x {width} features.")
         side = self.window
         pad_rows, pad_columns = -rows % side, -columns % side
         kv = F.pad(kv.unflatten(1, (rows, columns)), (0, 0, 0, pad_columns, 0, pad_rows))
@@ -246,6 +242,7 @@ class NanoBackbone(Backbone):
 
     latent_stride = STRIDE
     size_multiple = 2 * STRIDE
+    least_scale = 2 * STRIDE  # tokens meet the features at H/16
     prediction_type: PredictionType = "v_prediction"
 
     def __init__(self, config: NanoConfig) -> None:
@@ -253,6 +250,7 @@ class NanoBackbone(Backbone):
         self.config = config
         self.latent_channels = config.latent_channels
         self.context_dim = config.context_dim
+        self.window = config.window
         self.encoder = Encoder(config)
         self.unet = UNet(config)
         self.decoder = Decoder(config)

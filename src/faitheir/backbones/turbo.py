@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from faitheir.errors import ConfigError, MissingDependencyError, ModelError
 from faitheir.nn.codec import Backbone
-from faitheir.nn.codec import Backbone
 from faitheir.nn.denoiser import TRAIN_TIMESTEPS, PredictionType
 from faitheir.nn.embedder import Condition
 
@@ -150,6 +149,8 @@ class TurboBackbone(Backbone):
         self.latent_stride = config.latent_stride
         self.context_dim = config.context_dim
         self.size_multiple = config.size_multiple
+        self.least_scale = config.latent_stride
+        self.window = 1  # attention is over all of a tile
         self.merged = False
         if components is None:
             vae_class, unet_class = _model_classes()
@@ -235,8 +236,7 @@ class TurboBackbone(Backbone):
             raise ModelError(f"The weights lack {len(missing)} LoRA tensors, such as '{min(missing)}'.")
         if unexpected := state.keys() - own.keys():
             raise ModelError(
-                f"The weights hold {len(unexpected)} tensors unknown to this model, "
-                f"such as '{min(unexpected)}'."
+                f"The weights hold {len(unexpected)} tensors unknown to this model, such as '{min(unexpected)}'."
             )
         for name, parameter in own.items():
             if state[name].shape != parameter.shape:
@@ -293,9 +293,7 @@ def _build(model_class: Callable[..., nn.Module], arguments: dict[str, Any], par
     try:
         return model_class(**arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"diffusers cannot build the {part} of this configuration: {_reason(error)}."
-        ) from error
+        raise ConfigError(f"diffusers cannot build the {part} of this configuration: {_reason(error)}.") from error
 
 
 def _add_lora(model: nn.Module, rank: int, where: re.Pattern[str]) -> None:
@@ -351,20 +349,16 @@ def _base_folder(config: TurboConfig, source: str | Path | None, local_files_onl
         ) from error
     except LocalEntryNotFoundError as error:
         raise ModelError(
-            f"The base model '{source}' is not on this machine and the Hugging Face Hub cannot be reached: "
-            f"{advice}"
+            f"The base model '{source}' is not on this machine and the Hugging Face Hub cannot be reached: {advice}"
         ) from error
     # A download that breaks off, a full disk: the Hub's client lets errors of many libraries through.
     except Exception as error:
         raise ModelError(
-            f"The base model '{source}' could not be fetched from the Hugging Face Hub "
-            f"({_reason(error)}): {advice}"
+            f"The base model '{source}' could not be fetched from the Hugging Face Hub ({_reason(error)}): {advice}"
         ) from error
 
 
-def _load(
-    model_class: Any, folder: Path, part: str, arguments: dict[str, Any], dtype: torch.dtype | None
-) -> nn.Module:
+def _load(model_class: Any, folder: Path, part: str, arguments: dict[str, Any], dtype: torch.dtype | None) -> nn.Module:
     """The network in ``folder / part``, in diffusers' layout, checked against the config's ``arguments``."""
     place = folder / part
     if not (place / "config.json").is_file():
@@ -401,8 +395,7 @@ def _load(
         found = model.config.get(key)
         if _plain(found) != _plain(wanted):
             raise ModelError(
-                f"The base model in '{place}' does not fit the configuration: "
-                f"its {key} is {found}, not {wanted}."
+                f"The base model in '{place}' does not fit the configuration: its {key} is {found}, not {wanted}."
             )
     loaded: nn.Module = model
     return loaded

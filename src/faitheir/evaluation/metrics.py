@@ -60,4 +60,4 @@ def ssim(a: UInt8Array, b: UInt8Array) -> float:
             vx, vy, vxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
             value = ((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))
             total += float(value.sum())
-    return total / ((height - _WINDOW + 1) * (width - _WINDOW + 1) * channels)
+    return total / float((height - _WINDOW + 1) * (width - _WINDOW + 1) * channels)

@@ -4,6 +4,7 @@ downscale:  x --VAE encoder--> z --LRT, E-InvBlocks--> raw | lost --8 bits--> y
 upscale:    y, prior --inverse--> z_T --denoiser(., PSE(y))--> z_0 --VAE decoder--> x^
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -32,6 +33,8 @@ class Backbone(nn.Module):
     context_dim: int
     size_multiple: int
     prediction_type: PredictionType
+    least_scale: int
+    window: int
 
     def encode(self, x: Tensor) -> Tensor:
         """Picture (B, 3, H, W) in [0, 1] -> latent (B, C, H / stride, W / stride)."""
@@ -99,9 +102,7 @@ class CodecConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is wanted.")
         if self.inv_blocks < 0 or min(self.pse_hidden, default=1) < 1:
-            raise ConfigError(
-                "inv_blocks must not be negative, and every width in pse_hidden must be at least 1."
-            )
+            raise ConfigError("inv_blocks must not be negative, and every width in pse_hidden must be at least 1.")
 
 
 class Reconstruction(NamedTuple):
@@ -125,9 +126,9 @@ class FaithEIR(nn.Module):
         self.backbone = backbone
         stride, channels = backbone.latent_stride, backbone.latent_channels
         if config.scale % stride:
-            raise ConfigError(
-                f"scale {config.scale} is not a multiple of the backbone's latent stride, {stride}."
-            )
+            raise ConfigError(f"scale {config.scale} is not a multiple of the backbone's latent stride, {stride}.")
+        if config.scale < backbone.least_scale:
+            raise ConfigError(f"scale is {config.scale}; this backbone needs at least {backbone.least_scale}.")
         self.factor = config.scale // stride
         if channels * self.factor**2 <= LR_CHANNELS:
             raise ConfigError("the latent has too few channels for three to be kept and some to be lost.")
@@ -155,6 +156,11 @@ class FaithEIR(nn.Module):
     def size_multiple(self) -> int:
         """What the sides of a picture must be divisible by: both of these are powers of two."""
         return max(self.config.scale, self.backbone.size_multiple)
+
+    @property
+    def tile_multiple(self) -> int:
+        """In thumbnail pixels: tiles that start on multiples of it share the whole picture's windows and patterns."""
+        return math.lcm(self.size_multiple // self.config.scale, self.backbone.window, self.config.prior_pattern)
 
     @property
     def context_dim(self) -> int:

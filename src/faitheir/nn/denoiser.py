@@ -17,9 +17,7 @@ def alpha_bar(timestep: int) -> float:
     return float(torch.cumprod(1 - roots**2, 0)[timestep])
 
 
-def one_step(
-    z_t: Tensor, prediction: Tensor, abar: float, prediction_type: PredictionType = "epsilon"
-) -> Tensor:
+def one_step(z_t: Tensor, prediction: Tensor, abar: float, prediction_type: PredictionType = "epsilon") -> Tensor:
     """The clean latent z_0 from the noisy z_T and the network's prediction, in float32.
 
     ``"epsilon"`` is the paper's form, z_0 = (z_T - sqrt(1 - abar) eps) / sqrt(abar). ``"v_prediction"`` is

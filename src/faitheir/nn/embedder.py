@@ -54,9 +54,7 @@ class NoCondition(nn.Module):
         return
 
 
-def make_embedder(
-    kind: str, width: int, *, hidden: tuple[int, ...] = (256, 512), count: int = 77
-) -> nn.Module:
+def make_embedder(kind: str, width: int, *, hidden: tuple[int, ...] = (256, 512), count: int = 77) -> nn.Module:
     """The embedder named ``kind``: "pse", "lte" or "none"."""
     if kind == "pse":
         return PixelSemanticEmbedder(hidden, width)

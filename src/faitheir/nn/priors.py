@@ -16,9 +16,7 @@ class AdaptiveDetailPrior(nn.Module):
     or learned.
     """
 
-    def __init__(
-        self, channels: int, pattern: int = 1, *, random: bool = False, learned: bool = True
-    ) -> None:
+    def __init__(self, channels: int, pattern: int = 1, *, random: bool = False, learned: bool = True) -> None:
         super().__init__()
         shape = (1, channels, pattern, pattern)
         values = torch.rand(shape) * 2 - 1 if random else torch.zeros(shape)

@@ -123,8 +123,7 @@ class DenseBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, growth: int = 32) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
-            nn.Conv2d(in_channels + i * growth, growth if i < 4 else out_channels, 3, padding=1)
-            for i in range(5)
+            nn.Conv2d(in_channels + i * growth, growth if i < 4 else out_channels, 3, padding=1) for i in range(5)
         )
         for conv in list(self.convs)[:4]:
             nn.init.kaiming_normal_(conv.weight, a=0.2)  # type: ignore[arg-type]

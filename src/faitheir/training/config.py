@@ -49,7 +49,7 @@ class FeatureLossConfig:
 class LossConfig:
     """Weights of the four terms (paper eq. 7 to 10), their norms, and the networks behind them.
 
-    ``guidance``, ``semantic``, ``pixel``, ``feature``: the paper's lambda 1 to 4; a term whose weight is 0 is not computed.
+    ``guidance``, ``semantic``, ``pixel``, ``feature``: the paper's lambda 1 to 4; a term of weight 0 is not computed.
     ``guidance_norm``, ``pixel_norm``: "l1" or "l2" (mean). ``semantic_distance``: "cosine" (1 - cos), "l1" or "l2".
     ``feature_shift``: features are taken at a new random offset of up to this many pixels each step: at a fixed one,
     networks with strides do not see patterns that repeat in step with them.
@@ -95,7 +95,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
         if self.lr <= 0 or self.clip <= 0 or self.halve_every < 1 or self.accumulate < 1 or self.warmup < 0:
-            raise ConfigError("lr and clip must be positive, halve_every and accumulate at least 1, warmup not negative.")
+            raise ConfigError("lr and clip must be positive, halve_every and accumulate at least 1, warmup at least 0.")
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class TrainConfig:
         if not 0 <= self.ema < 1 or self.val_every < 0:
             raise ConfigError("ema must be in [0, 1) and val_every not negative.")
         if self.save_every % self.log_every:
-            raise ConfigError("save_every must be a multiple of log_every, so that a resumed log reads as an unbroken one.")
+            raise ConfigError("save_every must be a multiple of log_every, or a resumed run would log other averages.")
         if self.data.crop % self.model.codec.scale:
             raise ConfigError(f"crop {self.data.crop} is not a multiple of the scale, {self.model.codec.scale}.")
 
@@ -155,5 +155,7 @@ def load_train_config(path: str | Path, overrides: dict[str, Any] | None = None)
         *parents, last = key.split(".")
         for parent in parents:
             table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{path}: '{key}' cannot be set, '{parent}' is no table.")
         table[last] = value
     return from_dict(TrainConfig, values, where=str(path))

@@ -1,10 +1,10 @@
 """The training loop: one function, ``train``, and what it keeps on disk.
 
-    RUN/config.json            the resolved configuration
-    RUN/log.jsonl              a line per logged step: losses, gradient norm, learning rate, crops per second
-    RUN/checkpoint-00000500/   model/ (as it would be shipped) and state/ (what a restart needs)
-    RUN/validation/step.../    original, thumbnail and restored side by side
-    RUN/model/                 the finished model
+- ``RUN/config.json``: the resolved configuration
+- ``RUN/log.jsonl``: a line per logged step: losses, gradient norm, learning rate, crops per second
+- ``RUN/checkpoint-00000500/``: model/ (as it would be shipped) and state/ (what a restart needs)
+- ``RUN/validation/step-.../``: thumbnail, restored, and both beside the original
+- ``RUN/model/``: the finished model
 """
 
 import json
@@ -109,7 +109,9 @@ def train(config: TrainConfig, *, resume: bool = False, log: Callable[[str], Non
     # accelerate keeps the precision of the process's first run; a second run may want another.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        mixed_precision=precision, gradient_accumulation_steps=config.optimizer.accumulate, step_scheduler_with_optimizer=False
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.optimizer.accumulate,
+        step_scheduler_with_optimizer=False,
     )
     # Weights are drawn from the same seed in every process; sampling inside the model is not.
     set_seed(config.seed)
@@ -124,7 +126,10 @@ def train(config: TrainConfig, *, resume: bool = False, log: Callable[[str], Non
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config.optimizer, config.steps))
 
     if accelerator.is_main_process:
-        run.mkdir(parents=True, exist_ok=True)
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{run}: the run's folder cannot be made ({error.strerror}); choose another.") from None
         (run / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
     average = WeightAverage(trained, config.ema)
     prepared, optimizer = accelerator.prepare(model, optimizer)
@@ -146,6 +151,7 @@ def train(config: TrainConfig, *, resume: bool = False, log: Callable[[str], Non
         sampler=NumberSampler(step * per_step, config.steps * per_step),
         num_workers=config.data.workers,
         drop_last=True,
+        generator=torch.Generator(),  # its own: starting a loader must not move the model's random numbers
         persistent_workers=config.data.workers > 0,
     )
     loader = accelerator.prepare_data_loader(loader)
@@ -178,17 +184,19 @@ def train(config: TrainConfig, *, resume: bool = False, log: Callable[[str], Non
 
         if step % config.log_every == 0 or step == config.steps:
             count = (step - logged) * config.optimizer.accumulate
-            record = {"step": step}
-            record |= {
-                k: float(accelerator.reduce(v, reduction="mean")) / count  # type: ignore[dict-item]
-                for k, v in sums.items()
-            }
+            record: dict[str, float] = {"step": step}
+            record |= {k: float(accelerator.reduce(v, reduction="mean")) / count for k, v in sums.items()}
             if not math.isfinite(record["loss"]):
                 raise FaithEIRError(
-                    f"{run}: the loss is not finite at step {step}; lower optimizer.lr or go back to the last checkpoint."
+                    f"{run}: the loss is not finite at step {step}; "
+                    "lower optimizer.lr or resume from the last checkpoint."
                 )
             speed = (step - logged) * per_step / (time.monotonic() - started)
-            record |= {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"], "crops_per_second": speed}
+            record |= {
+                "grad_norm": float(norm),
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "crops_per_second": speed,
+            }
             if accelerator.is_main_process:
                 _append(run / "log.jsonl", record)
                 log("  ".join(f"{k} {v:.4g}" for k, v in record.items()))

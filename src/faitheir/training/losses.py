@@ -38,7 +38,7 @@ class Objective(nn.Module):
             self.teacher = load_teacher(config.teacher, config.teacher_weights, config.teacher_layer)
             if self.teacher.width != context_dim:
                 raise ConfigError(
-                    f"the teacher '{config.teacher}' has {self.teacher.width} features per pixel and the model's tokens "
+                    f"the teacher '{config.teacher}' has {self.teacher.width} features per pixel, the model's tokens "
                     f"{context_dim}; choose a backbone with context_dim {self.teacher.width}, or set semantic to 0."
                 )
 
@@ -53,8 +53,12 @@ class Objective(nn.Module):
         if c.pixel:
             terms["pixel"] = _norm(c.pixel_norm, picture, x)
         if self.networks:
-            top, left = torch.randint(c.feature_shift + 1, (2,)).tolist()
-            a, b = (p[:, :, top:, left:] for p in (picture, x))
+            # Cuts of one size: with a new size at each step, oneDNN would compile every convolution anew.
+            height, width = (n - min(c.feature_shift, n // 2) for n in x.shape[2:])
+            top, left = (
+                int(torch.randint(n - cut + 1, ())) for n, cut in zip(x.shape[2:], (height, width), strict=True)
+            )
+            a, b = (p[:, :, top : top + height, left : left + width] for p in (picture, x))
             terms["feature"] = torch.stack(
                 [
                     f.share * feature_distance(network, a, b).mean()  # type: ignore[arg-type]

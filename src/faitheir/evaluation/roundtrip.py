@@ -1,0 +1,106 @@
+"""One photograph down to its thumbnail file, back from that file, and measured on what the disk holds."""
+
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from faitheir.evaluation.metrics import psnr, ssim
+from faitheir.images import Picture, bicubic_thumbnail, read_picture, resize_bicubic, write_picture
+from faitheir.pipeline import FaithEIRPipeline
+from faitheir.thumbnail import Thumbnail
+
+#: Sides of a side-by-side picture are at most this many pixels.
+SIDE_BY_SIDE_LIMIT = 4096
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a round trip measured, on 8-bit pictures read back from their files.
+
+    ``psnr``, ``ssim``: restored against original (``ssim`` is nan below 11 x 11 pixels). ``psnr_bicubic``: the bicubic
+    thumbnail enlarged bicubically against the original. ``psnr_thumbnail``: thumbnail against the bicubic one.
+    """
+
+    bits_per_pixel: float
+    psnr: float
+    ssim: float
+    psnr_bicubic: float
+    psnr_thumbnail: float
+    seconds_down: float
+    seconds_up: float
+
+    @classmethod
+    def mean(cls, several: Sequence["Figures"]) -> "Figures":
+        """Of each figure over the files that have it."""
+        rows = [
+            [value for value in column if not math.isnan(value)] for column in zip(*map(astuple, several), strict=True)
+        ]
+        return cls(*(sum(row) / len(row) if row else math.nan for row in rows))
+
+
+def round_trip(
+    pipeline: FaithEIRPipeline, photograph: Picture, outputs: tuple[Path, Path, Path], *, quality: int | None = None
+) -> tuple[Figures, Picture, Picture]:
+    """Write thumbnail, restored picture and both beside the original to ``outputs``: all three, or none.
+
+    They must be in one folder. Returns the figures, the thumbnail and the restored picture, as read back.
+    Raises ImageError or ThumbnailError.
+    """
+    folder = outputs[0].parent
+    # They are made in a hidden folder and moved into place once they are whole.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".faitheir-") as temporary:
+        written = [Path(temporary) / path.name for path in outputs]
+        started = time.perf_counter()
+        thumbnail = pipeline.downscale_picture(photograph)
+        down = time.perf_counter() - started
+        thumbnail.save(written[0])
+        thumbnail = Thumbnail.open(written[0])
+        started = time.perf_counter()
+        restored = pipeline.upscale_thumbnail(thumbnail)
+        up = time.perf_counter() - started
+        write_picture(written[1], restored, quality=quality)
+        restored = read_picture(written[1])
+        write_picture(written[2], side_by_side(photograph, thumbnail.picture, restored, pipeline.scale))
+        reference = bicubic_thumbnail(photograph.rgb, pipeline.scale)
+        padded = (reference.shape[1] * pipeline.scale, reference.shape[0] * pipeline.scale)
+        bicubic = resize_bicubic(reference, padded)[: photograph.height, : photograph.width]
+        figures = Figures(
+            bits_per_pixel=8 * written[0].stat().st_size / (photograph.width * photograph.height),
+            psnr=psnr(photograph.rgb, restored.rgb),
+            ssim=ssim(photograph.rgb, restored.rgb),
+            psnr_bicubic=psnr(photograph.rgb, bicubic),
+            psnr_thumbnail=psnr(reference, thumbnail.picture.rgb),
+            seconds_down=down,
+            seconds_up=up,
+        )
+        for path, target in zip(written, outputs, strict=True):
+            path.replace(target)
+    return figures, thumbnail.picture, restored
+
+
+def side_by_side(original: Picture, thumbnail: Picture, restored: Picture, scale: int) -> Picture:
+    """Original, thumbnail enlarged without smoothing, and restored picture in a row, reduced where that is huge."""
+    gap = 8
+    factor = min(1.0, (SIDE_BY_SIDE_LIMIT - 2 * gap) / (3 * original.width), SIDE_BY_SIDE_LIMIT / original.height)
+    width, height = max(1, int(original.width * factor)), max(1, int(original.height * factor))
+    row = Image.new("RGB", (3 * width + 2 * gap, height), "white")
+    # The last thumbnail pixels of a row or column may reach beyond the original: that part is cut off.
+    covered = (0.0, 0.0, original.width / scale, original.height / scale)
+    panels = (
+        (original, Image.Resampling.BICUBIC, None),
+        (thumbnail, Image.Resampling.NEAREST, covered),
+        (restored, Image.Resampling.BICUBIC, None),
+    )
+    for index, (picture, resampling, box) in enumerate(panels):
+        panel = Image.fromarray(picture.rgb).resize((width, height), resampling, box=box)
+        mask = None
+        if picture.alpha is not None:
+            mask = Image.fromarray(picture.alpha).resize((width, height), resampling, box=box)
+        row.paste(panel, (index * (width + gap), 0), mask)
+    return Picture(np.array(row))
