@@ -4,11 +4,14 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,7 +25,11 @@ pytest.importorskip("peft")
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from faitheir import FaithEIRPipeline
 from faitheir.backbones.turbo import TurboBackbone, TurboConfig
+from faitheir.models import ModelConfig, build_model, save_model
+from faitheir.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig
+from faitheir.training.loop import train
 
 VAE: dict[str, Any] = {
     "latent_channels": 4,
@@ -338,3 +345,58 @@ def test_configuration_errors() -> None:
         tiny(unet=UNET | {"in_channels": 8})
     with pytest.raises(ConfigError, match="unknown_key"):
         TurboBackbone(tiny(unet=UNET | {"unknown_key": 8}))
+
+
+def model_config() -> ModelConfig:
+    return ModelConfig("tiny-turbo", CodecConfig(scale=4, growth=4, pse_hidden=(8,)), tiny())
+
+
+def test_as_a_model_folder_it_restores_the_same_merged_saved_and_loaded_again(base: Path, tmp_path: Path) -> None:
+    config = model_config()
+    model = build_model(config, pretrained=True, base=base)
+    with torch.no_grad():
+        for name, parameter in model.backbone.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    save_model(tmp_path / "model", model, config)
+    assert not any("vae.encoder" in k and "lora" not in k for k in load_file(tmp_path / "model" / "model.safetensors"))
+
+    photo = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+    apart = FaithEIRPipeline(model, config)
+    merged = FaithEIRPipeline.from_pretrained(tmp_path / "model", base=base)
+    assert not any(p.requires_grad for p in merged.model.backbone.parameters())
+    merged.save_pretrained(tmp_path / "again")
+    again = FaithEIRPipeline.from_pretrained(tmp_path / "again", base=base)
+    assert apart.weights == merged.weights == again.weights
+    thumbnail = apart.downscale(photo)
+    expected = apart.upscale(thumbnail, output_type="np").astype(int)
+    assert expected.shape == photo.shape
+    for pipeline in (merged, again):
+        assert np.abs(pipeline.downscale(photo).picture.rgb.astype(int) - thumbnail.picture.rgb).max() <= 1
+        assert np.abs(pipeline.upscale(thumbnail, output_type="np") - expected).max() <= 1
+    with pytest.raises(ModelError, match="vae"):
+        FaithEIRPipeline.from_pretrained(tmp_path / "model", base=tmp_path)
+
+
+def test_it_trains_in_the_common_loop_from_random_components(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    (tmp_path / "photos").mkdir()
+    Image.effect_noise((64, 64), 60).convert("RGB").save(tmp_path / "photos" / "a.png")
+    config = TrainConfig(
+        model=replace(model_config(), backbone=tiny(base="random")),
+        data=DataConfig(train=str(tmp_path / "photos"), crop=32, workers=0),
+        losses=LossConfig(semantic=0.0, feature=0.0),
+        optimizer=OptimizerConfig(lr=1e-2),
+        run=str(tmp_path / "run"),
+        steps=3,
+        batch=2,
+        precision="no",
+        log_every=1,
+        save_every=3,
+    )
+    folder = train(config, log=lambda _: None)
+    state = load_file(folder / "model.safetensors")
+    trained = [k for k in state if k.startswith("backbone.")]
+    assert trained
+    assert all("lora" in k for k in trained)
+    assert any(state[k].any() for k in trained if "lora_B" in k), "LoRA's second factor starts at zero"

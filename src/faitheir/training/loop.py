@@ -23,7 +23,7 @@ from faitheir.config import to_dict
 from faitheir.errors import ConfigError, FaithEIRError, MissingDependencyError, ModelError
 from faitheir.models import build_model, load_model, load_state, save_model, stored_state
 from faitheir.nn.codec import FaithEIR
-from faitheir.pipeline import native_bfloat16
+from faitheir.pipeline import native_bfloat16, resolve_device
 from faitheir.training.config import OptimizerConfig, TrainConfig
 from faitheir.training.data import CropDataset, NumberSampler
 from faitheir.training.losses import Objective
@@ -105,7 +105,8 @@ def train(config: TrainConfig, *, resume: bool = False, log: Callable[[str], Non
 
     precision = config.precision
     if precision == "auto":
-        precision = "bf16" if native_bfloat16() else "no"
+        device = resolve_device("auto")
+        precision = "bf16" if native_bfloat16(device) else "fp16" if device.type == "cuda" else "no"
     # accelerate keeps the precision of the process's first run; a second run may want another.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
