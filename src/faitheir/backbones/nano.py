@@ -88,6 +88,18 @@ def _blocks(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(ResBlock(width) for _ in range(count)))
 
 
+def _smooth_shuffle(x: Tensor) -> Tensor:
+    """Pixel shuffle by 2 and a 3 x 3 binomial blur: (B, 4 C, h, w) -> (B, C, 2 h, 2 w).
+
+    The four channels behind a cell of 2 x 2 are free to differ everywhere alike, which shows as a lattice; the blur
+    is zero at just the frequencies that the shuffle alone can make.
+    """
+    x = F.pixel_shuffle(x, 2)
+    line = x.new_tensor((0.25, 0.5, 0.25))
+    kernel = (line[:, None] * line).expand(x.shape[1], 1, 3, 3)
+    return F.conv2d(x, kernel, padding=1, groups=x.shape[1])
+
+
 class WindowCrossAttention(nn.Module):
     """Features attend to condition tokens: those of their own window where tokens lie on a grid, else to all.
 
@@ -208,7 +220,7 @@ class UNet(nn.Module):
         if condition is not None:
             h = h + self.attention(h, condition)
         h = self.middle2(h)
-        h = self.after(skip + F.pixel_shuffle(self.up(F.silu(h)), 2))
+        h = self.after(skip + _smooth_shuffle(self.up(F.silu(h))))
         out: Tensor = self.conv_out(F.silu(h))
         return out - z
 
@@ -230,8 +242,8 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, 8 h, 8 w)."""
         h = self.blocks8(self.conv_in(z))
-        h = self.blocks4(F.pixel_shuffle(self.up4(F.silu(h)), 2))
-        h = self.blocks2(F.pixel_shuffle(self.up2(F.silu(h)), 2))
+        h = self.blocks4(_smooth_shuffle(self.up4(F.silu(h))))
+        h = self.blocks2(_smooth_shuffle(self.up2(F.silu(h))))
         detail = F.pixel_shuffle(self.conv_out(F.silu(h)), 2)
         colours = F.interpolate(z[:, :3], scale_factor=STRIDE, mode="bilinear", align_corners=False)
         return (colours + detail + 1) / 2

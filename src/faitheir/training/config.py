@@ -104,8 +104,9 @@ class TrainConfig:
 
     ``run``: the folder it writes. ``init``: a saved model to start from (a folder or a name), else random.
     ``steps``, ``batch`` (crops per process and step), ``seed``. ``precision``: "no", "bf16", "fp16" or "auto" (bf16
-    where the processor or GPU multiplies in it, else fp16 on a GPU and none on a processor). ``ema``: decay of the averaged weights that are
-    saved and validated, 0 for none. ``log_every``, ``val_every`` (0: never), ``save_every``: in steps.
+    where the processor or GPU multiplies in it, else fp16 on a GPU and none on a processor). ``ema``: decay of the
+    averaged weights that are saved and validated, 0 for none. ``log_every``, ``val_every`` (0: never),
+    ``save_every``: in steps.
     ``keep``: checkpoints kept. ``val_count``: photographs of ``data.val`` used, spread over the folder.
     """
 
