@@ -19,6 +19,7 @@ from faitheir.config import to_dict
 from faitheir.errors import ConfigError, FaithEIRError, ModelError
 from faitheir.models import (
     CONFIG_FILE,
+    DEFAULT_MODEL,
     KNOWN_CONFIGS,
     WEIGHTS_FILE,
     ModelConfig,
@@ -219,7 +220,7 @@ def test_unknown_keys(folder: Path) -> None:
     [
         ("codec", "scale", 17, "power of two"),
         ("codec", "scale", "16", "type int"),
-        ("codec", "scale", 4, "latent stride"),  # right by itself, wrong for this backbone
+        ("codec", "scale", 4, "at least 16"),  # right by itself, wrong for this backbone
         ("codec", "prior", "adpt", "choose one of"),
         ("backbone", "heads", 0, "at least 1"),
         ("backbone", "kind", "mega", "unknown kind 'mega'"),
@@ -344,6 +345,10 @@ def test_known_names_without_weights() -> None:
         text = refused(name)
         assert name in text
         assert "faitheir train" in text
+
+
+def test_the_default_model_is_embedded() -> None:
+    assert DEFAULT_MODEL in embedded_models()
 
 
 @pytest.mark.parametrize("name", embedded_models())

@@ -23,9 +23,10 @@ from faitheir.nn.reversible import LR_CHANNELS, LatentRescaler
 class Backbone(nn.Module):
     """What a backbone supplies: the VAE and the denoising network.
 
-    ``latent_channels`` C; ``latent_stride``, pixels per latent position; ``context_dim``, the width of
-    condition tokens; ``size_multiple``, what picture sides must be divisible by; ``prediction_type``, what
-    ``predict`` returns (see ``one_step``).
+    ``latent_channels`` C; ``latent_stride``, pixels per latent position; ``context_dim``, the width of condition
+    tokens; ``size_multiple``, what picture sides must be divisible by; ``prediction_type``, what ``predict`` returns
+    (see ``one_step``); ``least_scale``, at least the stride, is what its attention to tokens allows; ``window``, the
+    side of attention windows in thumbnail pixels, 1 where there are none.
     """
 
     latent_channels: int
@@ -125,8 +126,6 @@ class FaithEIR(nn.Module):
         self.config = config
         self.backbone = backbone
         stride, channels = backbone.latent_stride, backbone.latent_channels
-        if config.scale % stride:
-            raise ConfigError(f"scale {config.scale} is not a multiple of the backbone's latent stride, {stride}.")
         if config.scale < backbone.least_scale:
             raise ConfigError(f"scale is {config.scale}; this backbone needs at least {backbone.least_scale}.")
         self.factor = config.scale // stride
