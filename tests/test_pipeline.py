@@ -134,6 +134,13 @@ def test_other_weights_and_another_scale_are_told(pipeline: FaithEIRPipeline) ->
         pipeline.upscale(smaller)
 
 
+def test_a_photograph_in_place_of_a_thumbnail_is_refused_before_anything_is_allocated(
+    pipeline: FaithEIRPipeline,
+) -> None:
+    with pytest.raises(ThumbnailError, match="24000 x 24000 pixels"):
+        pipeline.upscale(np.zeros((1500, 1500, 3), np.uint8))
+
+
 def test_alpha_survives(pipeline: FaithEIRPipeline) -> None:
     opaque = np.concatenate([smooth(64, 96), np.full((64, 96, 1), 255, np.uint8)], 2)
     assert (pipeline.upscale(pipeline.downscale(opaque), output_type="np")[..., 3] == 255).all()

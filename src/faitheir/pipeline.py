@@ -14,6 +14,7 @@ from torch import Tensor
 
 from faitheir.errors import ConfigError, DeviceError, ImageError, ModelError, ThumbnailError
 from faitheir.images import (
+    DEFAULT_MAX_PIXELS,
     PathLike,
     Picture,
     pad_to_multiple,
@@ -196,7 +197,7 @@ class FaithEIRPipeline:
     def upscale_thumbnail(self, thumbnail: Thumbnail) -> Picture:
         """The full-size picture: of exactly the original's size, or LR size x scale where the thumbnail does not say.
 
-        Raises ThumbnailError where the thumbnail was made at another scale; warns (WeightsMismatchWarning) where it
+        Raises ThumbnailError where the thumbnail was made at another scale or is no thumbnail by its size; warns (WeightsMismatchWarning) where it
         was made by other weights.
         """
         small, info = thumbnail.picture, thumbnail.info
@@ -215,6 +216,11 @@ class FaithEIRPipeline:
                     stacklevel=2,
                 )
             height, width = info.height, info.width
+        if height * width > DEFAULT_MAX_PIXELS:
+            raise ThumbnailError(
+                f"restored it would be {width} x {height} pixels, above the limit of {DEFAULT_MAX_PIXELS:,}; "
+                "is this a thumbnail?"
+            )
         picture = np.empty((height, width, 3), np.uint8)
         for top, rows in process_tiles(
             small.rgb,
