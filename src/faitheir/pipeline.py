@@ -197,8 +197,8 @@ class FaithEIRPipeline:
     def upscale_thumbnail(self, thumbnail: Thumbnail) -> Picture:
         """The full-size picture: of exactly the original's size, or LR size x scale where the thumbnail does not say.
 
-        Raises ThumbnailError where the thumbnail was made at another scale or is no thumbnail by its size; warns (WeightsMismatchWarning) where it
-        was made by other weights.
+        Raises ThumbnailError where the thumbnail was made at another scale, or is no thumbnail by its size; warns
+        (WeightsMismatchWarning) where it was made by other weights.
         """
         small, info = thumbnail.picture, thumbnail.info
         height, width = small.height * self.scale, small.width * self.scale
