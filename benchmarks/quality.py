@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.features import feature_distance, load_feature_network
-from faitheir.images import UInt8Array, bicubic_thumbnail, read_picture, resize_bicubic
+from faitheir.images import Picture, UInt8Array, bicubic_thumbnail, read_picture, resize_bicubic
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.thumbnail import Thumbnail
 from faitheir.training.data import find_photographs
@@ -78,7 +78,7 @@ def main() -> None:
                 "thumbnail_psnr": psnr(reference, thumbnail.picture.rgb),
                 "thumbnail_bytes": float(len(Thumbnail(thumbnail.picture, None).encode("webp"))),
                 "bicubic_thumbnail_bytes": float(
-                    len(Thumbnail(type(picture)(reference, icc_profile=picture.icc_profile), None).encode("webp"))
+                    len(Thumbnail(Picture(reference, icc_profile=picture.icc_profile), None).encode("webp"))
                 ),
                 "bits_per_pixel": 8 * file.stat().st_size / (picture.width * picture.height),
             }
