@@ -27,3 +27,7 @@ class DeviceError(FaithEIRError):
 
 class MissingDependencyError(FaithEIRError):
     """A feature needs an optional extra that is not installed."""
+
+
+class EvaluationError(FaithEIRError):
+    """What is to be measured does not pair, or a protocol, a metric or a result is not what it must be."""

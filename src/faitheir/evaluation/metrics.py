@@ -1,16 +1,54 @@
-"""PSNR and SSIM of 8-bit pictures, for one picture of any size, without anything beyond the core's dependencies.
+"""The metrics by name, and PSNR and SSIM of 8-bit pictures of any size.
 
-Both agree with scikit-image (a test holds them to it): PSNR over all RGB values; SSIM with Wang et al.'s Gaussian
-window, per channel, averaged.
+These two need nothing beyond the core's dependencies and agree with scikit-image (a test holds them to it): PSNR over
+all values; SSIM with Wang et al.'s Gaussian window, per channel, averaged.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from faitheir.images import UInt8Array
+
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is called, read and printed. ``of``: one picture, or the whole set of them."""
+
+    label: str
+    direction: Literal["higher", "lower"] | None
+    """Which values are better; None where neither is."""
+    digits: int
+    """After the point, in tables."""
+    unit: str = ""
+    of: Literal["picture", "set"] = "picture"
+
+
+#: What can be measured, in the order of tables. Keys are those of ``PictureResult.values`` and ``SystemResult.summary``.
+METRICS: dict[str, Metric] = {
+    "lpips_alex": Metric("LPIPS (alex)", "lower", 4),
+    "lpips_vgg": Metric("LPIPS (vgg)", "lower", 4),
+    "dists": Metric("DISTS", "lower", 4),
+    "fid": Metric("FID", "lower", 2, of="set"),
+    "kid": Metric("KID", "lower", 4, of="set"),
+    "psnr": Metric("PSNR", "higher", 2, "dB"),
+    "ssim": Metric("SSIM", "higher", 4),
+    "musiq": Metric("MUSIQ", "higher", 2),
+    "squeezenet_distance": Metric("SqueezeNet distance", "lower", 4),
+    "lattice": Metric("Lattice", "lower", 2, of="set"),
+    "thumbnail_psnr": Metric("Thumbnail PSNR", "higher", 2, "dB"),
+    "thumbnail_ssim": Metric("Thumbnail SSIM", "higher", 4),
+    "thumbnail_bytes": Metric("Thumbnail bytes", "lower", 0, "bytes"),
+    "bytes": Metric("Bytes", "lower", 0, "bytes"),
+    "bits_per_pixel": Metric("Bits per pixel", "lower", 4, "bpp"),
+    "seconds_down": Metric("Down", "lower", 3, "s"),
+    "seconds_up": Metric("Up", "lower", 3, "s"),
+}
 
 _WINDOW, _SIGMA = 11, 1.5
 _ROWS = 512  # rows of SSIM computed at a time, so that memory does not grow with the picture

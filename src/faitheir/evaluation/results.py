@@ -3,8 +3,21 @@
 Written by ``evaluate`` and ``compare``, read by the tables, the plots and the report. One JSON file per system.
 """
 
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+from faitheir.config import from_dict, to_dict
+from faitheir.errors import ConfigError, EvaluationError
+from faitheir.images import write_atomic
+
+#: Of the JSON files; one that is newer than this is refused.
+RESULT_VERSION = 1
 
 SystemKind = Literal["model", "restored", "resampling", "codec", "super-resolution", "command", "published"]
 
@@ -50,3 +63,73 @@ class SystemResult:
     warnings: dict[str, str] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
     note: str = ""
+
+    def to_json(self) -> str:
+        """As JSON in which any program can read it: what is infinite or no number is the string "inf" or "nan"."""
+        return json.dumps({"version": RESULT_VERSION} | _strict(to_dict(self)), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "the result") -> "SystemResult":
+        """The inverse of ``to_json``; ``where`` names the file in messages. Raises EvaluationError."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise EvaluationError(f"{where}: not a result of an evaluation ({error}); compute it again.") from None
+        if not isinstance(values, dict) or type(values.get("version")) is not int:
+            raise EvaluationError(f"{where}: not a result of an evaluation; compute it again.")
+        if values["version"] > RESULT_VERSION:
+            raise EvaluationError(f"{where}: written by a newer FaithEIR; upgrade this one to read it.")
+        try:
+            for table in (values, *values.get("pictures", ())):
+                for name in {"values", "summary"} & table.keys():
+                    table[name] = {key: _number(value) for key, value in table[name].items()}
+            return from_dict(cls, {k: v for k, v in values.items() if k != "version"}, where=where)
+        except (ConfigError, AttributeError, TypeError, ValueError) as error:
+            raise EvaluationError(f"{where}: not a result of an evaluation ({error}); compute it again.") from None
+
+
+def write_result(path: str | Path, result: SystemResult) -> None:
+    """Write one system's JSON file, whole or not at all. Raises ImageError where it cannot be written."""
+    write_atomic(path, result.to_json().encode())
+
+
+def read_result(path: str | Path) -> SystemResult:
+    """What ``write_result`` wrote. Raises EvaluationError, naming the file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"{path}: the result cannot be read ({error}).") from None
+    return SystemResult.from_json(text, str(path))
+
+
+def file_stem(system: str) -> str:
+    """A name for a system's files and folders: the system's own where that is safe, else made so and told apart."""
+    safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", system).strip("-.")[:60]
+    if safe == system:
+        return safe
+    return f"{safe or 'system'}-{hashlib.sha256(system.encode()).hexdigest()[:8]}"
+
+
+def means(rows: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Of each metric over the pictures that have it; where it is no number (nan) a picture does not count."""
+    columns: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if not math.isnan(value):
+                columns.setdefault(name, []).append(value)
+    return {name: math.fsum(values) / len(values) for name, values in columns.items()}
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no infinity and no nan."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not (isinstance(value, (int, float)) or value in ("inf", "-inf", "nan")):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
