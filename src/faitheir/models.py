@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,6 +97,42 @@ def load_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> None
     prefix = "backbone."
     trained = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     model.backbone.load_trained_state_dict(trained)
+
+
+def convert_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> int:
+    """Start ``model`` from another configuration's ``stored_state``, as far as it goes; returns how many values fitted.
+
+    For the same backbone with other widths, or another scale (a 16x nano as the start of a 32x one): a tensor of the
+    same shape is copied; of one whose channels differ in number, those both have; of attention's table of offsets,
+    those both have. The rescaler and the prior are kept as they were built unless every one of their shapes agrees:
+    a part of an orthogonal matrix is none. Raises ModelError, naming ``where``, where no tensor of the backbone fits.
+    """
+    own = stored_state(model)
+    whole = {
+        part: all(k in state and state[k].shape == v.shape for k, v in own.items() if k.startswith(part))
+        for part in ("rescaler.", "prior.")
+    }
+    fitted = taken = 0
+    converted = dict(own)
+    for name, target in own.items():
+        source = state.get(name)
+        if source is None or source.ndim != target.ndim or not all(v for k, v in whole.items() if name.startswith(k)):
+            continue
+        shared = [min(a, b) for a, b in zip(source.shape, target.shape, strict=True)]
+        centred = name.endswith("attention.bias")  # its middle is the offset 0
+        ends = [
+            tuple(slice((n - s) // 2 if centred else 0, (n - s) // 2 + s if centred else s) for n, s in pairs)
+            for pairs in (list(zip(t.shape, shared, strict=True)) for t in (target, source))
+        ]
+        converted[name] = target.clone()
+        converted[name][ends[0]] = source[ends[1]].to(target)
+        count = math.prod(shared)
+        fitted += count
+        taken += count if name.startswith("backbone.") else 0
+    if not taken:
+        raise ModelError(f"{where}: nothing of this model's backbone fits the configuration to be trained.")
+    load_state(model, converted, where)
+    return fitted
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:

@@ -47,9 +47,10 @@ class FeatureLossConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the four terms (paper eq. 7 to 10), their norms, and the networks behind them.
+    """Weights of the paper's four terms (eq. 7 to 10) and of ours, their norms, and the networks behind them.
 
     ``guidance``, ``semantic``, ``pixel``, ``feature``: the paper's lambda 1 to 4; a term of weight 0 is not computed.
+    ``storage``, ``lattice``: ours, see ``storage_cost`` and ``lattice_excess`` in ``faitheir.training.losses``.
     ``guidance_norm``, ``pixel_norm``: "l1" or "l2" (mean). ``semantic_distance``: "cosine" (1 - cos), "l1" or "l2".
     ``feature_shift``: features are taken at a new random offset of up to this many pixels each step: at a fixed one,
     networks with strides do not see patterns that repeat in step with them.
@@ -60,6 +61,8 @@ class LossConfig:
     semantic: float = 5.0
     pixel: float = 3.0
     feature: float = 3.0
+    storage: float = 0.0
+    lattice: float = 0.0
     guidance_norm: Literal["l1", "l2"] = "l1"
     pixel_norm: Literal["l1", "l2"] = "l1"
     semantic_distance: Literal["cosine", "l1", "l2"] = "cosine"
@@ -71,7 +74,8 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
-        if min(self.guidance, self.semantic, self.pixel, self.feature, self.feature_shift) < 0:
+        terms = (self.guidance, self.semantic, self.pixel, self.feature, self.storage, self.lattice)
+        if min(*terms, self.feature_shift) < 0:
             raise ConfigError("the weights of the losses and feature_shift must not be negative.")
 
 

@@ -21,7 +21,16 @@ from torch.utils.data import DataLoader
 
 from faitheir.config import to_dict
 from faitheir.errors import ConfigError, FaithEIRError, MissingDependencyError, ModelError
-from faitheir.models import build_model, load_model, load_state, save_model, stored_state
+from faitheir.models import (
+    build_model,
+    convert_state,
+    find_model,
+    load_state,
+    read_config,
+    read_weights,
+    save_model,
+    stored_state,
+)
 from faitheir.nn.codec import FaithEIR
 from faitheir.pipeline import native_bfloat16, resolve_device
 from faitheir.training.config import OptimizerConfig, TrainConfig
@@ -116,7 +125,7 @@ def train(config: TrainConfig, *, resume: bool = False, log: Callable[[str], Non
     )
     # Weights are drawn from the same seed in every process; sampling inside the model is not.
     set_seed(config.seed)
-    model = _initial_model(config)
+    model = _initial_model(config, log)
     set_seed(config.seed, device_specific=True)
     objective = Objective(config.losses, model.context_dim, tokens=config.model.codec.embedder == "pse")
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -220,11 +229,19 @@ def train(config: TrainConfig, *, resume: bool = False, log: Callable[[str], Non
     return final
 
 
-def _initial_model(config: TrainConfig) -> FaithEIR:
-    model = build_model(config.model, pretrained=config.init is None)
-    if config.init is not None:
-        start, _ = load_model(config.init)
-        load_state(model, stored_state(start), config.init)
+def _initial_model(config: TrainConfig, log: Callable[[str], None]) -> FaithEIR:
+    """The model to train: new, or ``init``'s weights, converted where the configurations differ."""
+    model = build_model(config.model, pretrained=True)
+    if config.init is None:
+        return model
+    folder = find_model(config.init)
+    other, state = read_config(folder), read_weights(folder)
+    if (other.codec, other.backbone) == (config.model.codec, config.model.backbone):
+        load_state(model, state, config.init)
+    else:
+        fitted = convert_state(model, state, config.init)
+        total = sum(v.numel() for v in stored_state(model).values())
+        log(f"{config.init} has another configuration: {fitted:,} of {total:,} values taken from it, the rest new")
     return model
 
 

@@ -15,6 +15,41 @@ def bicubic_thumbnail(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
+def storage_cost(thumbnail: Tensor) -> Tensor:
+    """About how many bits a pixel's channel takes in a lossless file: (B, 3, h, w) in [0, 1] -> a mean.
+
+    What WebP and PNG store is the difference to a prediction from the pixels to the left and above, of green and of
+    red and blue less green; its logarithm stands for the length of its code.
+    """
+    red, green, blue = thumbnail.unbind(1)
+    planes = torch.stack([red - green, green, blue - green], 1)
+    left, above, corner = planes[..., 1:, :-1], planes[..., :-1, 1:], planes[..., :-1, :-1]
+    low, high = torch.minimum(left, above), torch.maximum(left, above)
+    prediction = torch.minimum(torch.maximum(left + above - corner, low), high)
+    return torch.log2(1 + 255 * (planes[..., 1:, 1:] - prediction).abs()).mean()
+
+
+def lattice_excess(error: Tensor, scale: int) -> Tensor:
+    """How far a pattern that repeats with the thumbnail's cells stands out of the error (B, 3, H, W): 0 is not at all.
+
+    Of the luma error's power along rows and columns: its logarithm at each multiple of 1/``scale`` cycles per pixel
+    over that of the frequencies beside it, summed over the multiples where it is above. The sides must hold at
+    least 8 cells, or there are no frequencies between.
+    """
+    luma = error.float().mul(error.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
+    excess = luma.new_zeros(())
+    for lines in (luma, luma.transpose(1, 2)):
+        length = lines.shape[-1]
+        cells = length // scale
+        window = torch.hann_window(length, device=luma.device)
+        power = torch.fft.rfft(lines * window).abs().square().mean((0, 1))
+        at = torch.arange(1, scale // 2, device=luma.device) * cells
+        # A Hann window spreads a line over the frequencies next to it: what is one step away is no neighbour.
+        near = torch.stack([power[at + step] for step in (-3, -2, 2, 3)]).mean(0)
+        excess = excess + F.relu(torch.log((power[at] + 1e-9) / (near + 1e-9))).sum()
+    return excess / 2
+
+
 def _norm(kind: str, a: Tensor, b: Tensor) -> Tensor:
     return F.l1_loss(a, b) if kind == "l1" else F.mse_loss(a, b)
 
@@ -69,8 +104,13 @@ class Objective(nn.Module):
             with torch.no_grad():
                 target = self.teacher.features(x, out.condition.grid).flatten(2).transpose(1, 2)
             terms["semantic"] = self._semantic(out.condition.tokens.float(), target)
-        weights = {"guidance": c.guidance, "pixel": c.pixel, "feature": c.feature, "semantic": c.semantic}
-        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        if c.storage:
+            # What a bicubic thumbnail costs is free; only what is above it is paid for.
+            size = (thumbnail.shape[2], thumbnail.shape[3])
+            terms["storage"] = F.relu(storage_cost(thumbnail) - storage_cost(bicubic_thumbnail(x, size)))
+        if c.lattice:
+            terms["lattice"] = lattice_excess(picture - x, x.shape[2] // thumbnail.shape[2])
+        total = torch.stack([getattr(c, name) * term for name, term in terms.items()]).sum()
         return total, terms
 
     def _semantic(self, tokens: Tensor, target: Tensor) -> Tensor:
