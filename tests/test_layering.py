@@ -26,7 +26,10 @@ LAYERS = [
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 
 #: Optional extras: imported where they are needed, or else the core could not be without them.
-EXTRAS = {"diffusers", "peft", "transformers", "accelerate", "torchvision", "skimage"}
+EXTRAS = {
+    *("diffusers", "peft", "transformers", "accelerate", "torchvision", "skimage", "scipy"),
+    *("lpips", "torchmetrics", "torch_fidelity", "pyiqa", "matplotlib"),
+}
 
 FILES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from faitheir.images import UInt8Array
 
 
-
 @dataclass(frozen=True)
 class Metric:
     """How a metric is called, read and printed. ``of``: one picture, or the whole set of them."""
@@ -29,7 +28,7 @@ class Metric:
     of: Literal["picture", "set"] = "picture"
 
 
-#: What can be measured, in the order of tables. Keys are those of ``PictureResult.values`` and ``SystemResult.summary``.
+#: What can be measured, in the order of tables. Keys of ``PictureResult.values`` and ``SystemResult.summary``.
 METRICS: dict[str, Metric] = {
     "lpips_alex": Metric("LPIPS (alex)", "lower", 4),
     "lpips_vgg": Metric("LPIPS (vgg)", "lower", 4),

@@ -7,8 +7,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +23,31 @@ SystemKind = Literal["model", "restored", "resampling", "codec", "super-resoluti
 
 
 @dataclass(frozen=True)
+class Output:
+    """What a system left of one picture, to be measured.
+
+    ``restored``: the full-size picture's file. ``thumbnail``: the stored file, where it is a picture to look at.
+    ``bytes``: of what is stored, by default the thumbnail's. ``seconds_down``, ``seconds_up``: where they were
+    measured. ``error``: why there is none of all this, one sentence; then ``restored`` need not exist.
+    """
+
+    restored: Path
+    thumbnail: Path | None = None
+    bytes: int | None = None
+    seconds_down: float | None = None
+    seconds_up: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class PictureResult:
     """One picture of one system.
 
     ``picture``: its path below the folder of originals, without suffix, with "/" between parts: what pairs files.
     ``values``: metric -> value, for metrics of one picture; ``bytes``, ``bits_per_pixel`` (of the original's pixels),
     ``seconds_down`` and ``seconds_up`` among them where they were measured. ``error``: why it has none, one sentence.
-    ``original``, ``thumbnail``, ``restored``: files, relative to the result file's folder or absolute.
+    ``original``, ``thumbnail``, ``restored``: files, by absolute paths (in a JSON file: relative to it where they lie
+    in its folder).
     """
 
     picture: str
@@ -90,7 +108,12 @@ class SystemResult:
 
 def write_result(path: str | Path, result: SystemResult) -> None:
     """Write one system's JSON file, whole or not at all. Raises ImageError where it cannot be written."""
-    write_atomic(path, result.to_json().encode())
+    folder = Path(path).absolute().parent
+
+    def relative(file: str) -> str:
+        return Path(file).relative_to(folder).as_posix() if Path(file).is_relative_to(folder) else file
+
+    write_atomic(path, _with_files(result, relative).to_json().encode())
 
 
 def read_result(path: str | Path) -> SystemResult:
@@ -99,7 +122,22 @@ def read_result(path: str | Path) -> SystemResult:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"{path}: the result cannot be read ({error}).") from None
-    return SystemResult.from_json(text, str(path))
+    folder = Path(path).absolute().parent
+    return _with_files(SystemResult.from_json(text, str(path)), lambda file: str(folder / file))
+
+
+def read_results(folder: str | Path) -> list[SystemResult]:
+    """The results in a folder (``*.json``), in the order of their names. Raises EvaluationError for one that is none."""
+    return [read_result(path) for path in sorted(Path(folder).glob("*.json"))]
+
+
+def _with_files(result: SystemResult, change: Callable[[str], str]) -> SystemResult:
+    pictures = []
+    for picture in result.pictures:
+        files = {name: getattr(picture, name) for name in ("original", "thumbnail", "restored")}
+        changed = {name: change(file) for name, file in files.items() if file is not None}
+        pictures.append(replace(picture, **changed))
+    return replace(result, pictures=tuple(pictures))
 
 
 def file_stem(system: str) -> str:
