@@ -127,16 +127,17 @@ def read_result(path: str | Path) -> SystemResult:
 
 
 def read_results(folder: str | Path) -> list[SystemResult]:
-    """The results in a folder (``*.json``), in the order of their names. Raises EvaluationError for one that is none."""
+    """The results in a folder (``*.json``), by name. Raises EvaluationError for a file that is none."""
     return [read_result(path) for path in sorted(Path(folder).glob("*.json"))]
 
 
 def _with_files(result: SystemResult, change: Callable[[str], str]) -> SystemResult:
     pictures = []
     for picture in result.pictures:
-        files = {name: getattr(picture, name) for name in ("original", "thumbnail", "restored")}
-        changed = {name: change(file) for name, file in files.items() if file is not None}
-        pictures.append(replace(picture, **changed))
+        original, thumbnail, restored = (
+            None if file is None else change(file) for file in (picture.original, picture.thumbnail, picture.restored)
+        )
+        pictures.append(replace(picture, original=original, thumbnail=thumbnail, restored=restored))
     return replace(result, pictures=tuple(pictures))
 
 
