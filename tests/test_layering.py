@@ -14,7 +14,7 @@ LAYERS = [
     {"errors"},
     {"config"},
     {"images", "nn", "features", "tiling"},
-    {"backbones", "thumbnail"},
+    {"backbones", "thumbnail", "files"},
     {"models"},
     {"pipeline"},
     {"evaluation"},

@@ -10,19 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from faitheir.errors import ImageError
-from faitheir.images import is_picture_path, read_picture
+from faitheir.files import find_photographs
+from faitheir.images import read_picture
 from faitheir.training.config import DataConfig
-
-
-def find_photographs(folder: str | Path) -> list[Path]:
-    """Every picture file below ``folder``, sorted. Raises ImageError where there is none."""
-    root = Path(folder)
-    if not root.is_dir():
-        raise ImageError(f"{folder}: not a folder; give a folder of photographs.")
-    paths = sorted(p for p in root.rglob("*") if p.is_file() and is_picture_path(p))
-    if not paths:
-        raise ImageError(f"{folder}: no photographs in this folder.")
-    return paths
 
 
 class CropDataset(Dataset[Tensor]):

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from faitheir.evaluation.roundtrip import Figures, round_trip
+from faitheir.files import find_photographs
 from faitheir.images import read_picture
 from faitheir.nn.codec import FaithEIR
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.training.config import TrainConfig
-from faitheir.training.data import find_photographs
 
 
 def validate(model: FaithEIR, config: TrainConfig, folder: Path) -> dict[str, float]:
