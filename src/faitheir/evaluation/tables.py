@@ -22,7 +22,7 @@ from faitheir.images import write_atomic
 Mark = Literal["best", "second"]
 
 #: Metrics that say what a picture costs: they alone compare codecs that were held to a quality.
-_COSTS = ("bytes", "bits_per_pixel")
+COSTS = ("bytes", "bits_per_pixel")
 
 
 @dataclass(frozen=True)
@@ -362,7 +362,7 @@ def _row_notes(result: SystemResult) -> list[str]:
 def _group(result: SystemResult) -> _Group:
     """Where a row belongs. A codec is held to a system's bytes, or to its value of a metric (``about`` says which)."""
     held_to = result.about.get("held_to", "")
-    if held_to in ("", *_COSTS):
+    if held_to in ("", *COSTS):
         held_to = ""
     target = result.about.get("target", "") if held_to else ""
     about = (result.about.get("dataset", ""), result.about.get("files", ""))
@@ -387,7 +387,7 @@ def _groups(results: Sequence[SystemResult]) -> dict[_Group, list[SystemResult]]
 
 
 def _ranked(group: _Group, name: str) -> bool:
-    return metric(name).direction is not None and (not group.held_to or name in _COSTS)
+    return metric(name).direction is not None and (not group.held_to or name in COSTS)
 
 
 def _marks(rows: Sequence[SystemResult], name: str) -> dict[int, Mark]:
@@ -395,7 +395,7 @@ def _marks(rows: Sequence[SystemResult], name: str) -> dict[int, Mark]:
     printed = {
         index: float(shown(result.summary[name], name).replace(",", "").replace("∞", "inf"))
         for index, result in enumerate(rows)
-        if _has(result, name) and not result.warnings.keys() & {*_COSTS}
+        if _has(result, name) and not result.warnings.keys() & {*COSTS}
     }
     ranks = sorted(set(printed.values()), reverse=metric(name).direction == "higher")
     if len(ranks) < 2:
