@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from faitheir.errors import ModelError, ThumbnailError
+from faitheir.errors import ModelError, ThumbnailError, one_line, reason
 from faitheir.files import (
     RESTORED_MARK,
     SIDE_BY_SIDE_MARK,
@@ -29,10 +29,8 @@ from faitheir.jobs import (
     about,
     check_folders,
     find_inputs,
-    one_line,
     plan,
     printable,
-    reason,
     run,
 )
 from faitheir.thumbnail import Thumbnail, ThumbnailInfo

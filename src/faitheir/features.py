@@ -136,7 +136,10 @@ def vgg16(state: dict[str, Tensor]) -> FeatureNetwork:
     """VGG16 through torchvision: the last ReLU of each of its five stages (relu1_2 .. relu5_3), strides 1 to
     16.
     """
-    layers = _torchvision("vgg16").models.vgg16(weights=None).features
+    models = _torchvision("vgg16").models
+    with torch.device("meta"):  # its classifier, half a gigabyte, is not needed
+        layers = models.vgg16(weights=None).features
+    layers.to_empty(device="cpu")
     prefix = "features."
     layers.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     return FeatureNetwork(layers, (3, 8, 15, 22, 29), IMAGENET_MEAN, IMAGENET_STD)

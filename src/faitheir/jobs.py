@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from faitheir.errors import DeviceError, FaithEIRError, ImageError, MissingDependencyError
+from faitheir.errors import DeviceError, FaithEIRError, ImageError, MissingDependencyError, one_line, reason
 from faitheir.files import picture_files
 
 
@@ -138,26 +138,9 @@ def run(jobs: Sequence[Job], work: Callable[[Job], str | None]) -> Outcome:
     return outcome
 
 
-def reason(error: BaseException, memory_hint: str = "") -> str:
-    """What went wrong, on one line."""
-    text = one_line(error)
-    if isinstance(error, FaithEIRError):
-        return text
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
-        return f"there is not enough memory{memory_hint}."
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'} cannot be read or written ({error.strerror})."
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
 def about(path: Path, text: str) -> str:
     """The text, beginning with the file's name."""
     return text if text.startswith(str(path)) else f"{path}: {text}"
-
-
-def one_line(value: Any) -> str:
-    """Its text without line breaks."""
-    return " ".join(str(value).split())
 
 
 def printable(text: str) -> str:

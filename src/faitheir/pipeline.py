@@ -153,6 +153,11 @@ class FaithEIRPipeline:
         return self.config.codec.scale
 
     @property
+    def tile(self) -> int:
+        """Side of a tile, in pixels of the full-size picture."""
+        return self._tile * self.scale
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device

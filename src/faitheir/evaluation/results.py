@@ -28,7 +28,8 @@ class Output:
 
     ``restored``: the full-size picture's file. ``thumbnail``: the stored file, where it is a picture to look at.
     ``bytes``: of what is stored, by default the thumbnail's. ``seconds_down``, ``seconds_up``: where they were
-    measured. ``error``: why there is none of all this, one sentence; then ``restored`` need not exist.
+    measured. ``error``: why there is none of all this, one sentence; then ``restored`` need not exist. ``details``:
+    what else the system says of this picture, such as the quality a codec took.
     """
 
     restored: Path
@@ -37,6 +38,7 @@ class Output:
     seconds_down: float | None = None
     seconds_up: float | None = None
     error: str | None = None
+    details: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
