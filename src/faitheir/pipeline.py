@@ -162,6 +162,11 @@ class FaithEIRPipeline:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The backbone's precision."""
+        return next((p.dtype for p in self.model.backbone.parameters()), torch.float32)
+
     def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Self:
         """Move the model, and cast its backbone (VAE and UNet; the rest stays in float32). Returns the pipeline.
 

@@ -89,12 +89,15 @@ def produce(
 
 
 def model_work(pipeline: FaithEIRPipeline) -> Callable[[Task], Made]:
-    """The work of a model: down to the thumbnail's file, and back from what that file holds."""
+    """The work of a model: down to the thumbnail's file, and back from what that file holds.
+
+    The model is given pixels only: EXIF and profile would count as bytes of its thumbnails, and of no codec's files.
+    """
     warm = False
 
     def work(task: Task) -> Made:
         nonlocal warm
-        photograph = read_picture(task.original)
+        photograph = Picture(read_picture(task.original).rgb)
         if not warm:  # the first picture of a process pays for what the later ones do not
             pipeline.upscale_thumbnail(pipeline.downscale_picture(Picture(photograph.rgb[:64, :64].copy())))
             warm = True
@@ -110,7 +113,7 @@ def model_settings(pipeline: FaithEIRPipeline) -> dict[str, str]:
         "model": pipeline.name,
         "model_weights": pipeline.weights,
         "model_device": pipeline.device.type,
-        "model_dtype": str(next(pipeline.model.backbone.parameters()).dtype).removeprefix("torch."),
+        "model_dtype": str(pipeline.dtype).removeprefix("torch."),
         "model_tile": str(pipeline.tile),
     }
 

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from faitheir.nn.precision import without_autocast
+
 #: The DDPM noise schedule of Stable Diffusion and SD-Turbo: "scaled linear" betas over 1000 steps.
 TRAIN_TIMESTEPS, BETA_START, BETA_END = 1000, 0.00085, 0.012
 
@@ -25,7 +27,7 @@ def one_step(z_t: Tensor, prediction: Tensor, abar: float, prediction_type: Pred
     z_0 = sqrt(abar) z_T - sqrt(1 - abar) v: at the largest timestep sqrt(abar) is 0.068, and dividing by it
     would multiply every rounding error of half precision by 15. ``"sample"`` is z_0 itself.
     """
-    with torch.autocast(z_t.device.type, enabled=False):
+    with without_autocast(z_t):
         z_t, prediction = z_t.float(), prediction.float()
         if prediction_type == "sample":
             return prediction

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from faitheir.nn.precision import without_autocast
+
 #: Channels of the thumbnail.
 LR_CHANNELS = 3
 
@@ -106,12 +108,12 @@ class OrthogonalTransform(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Latent (B, C, h, w) -> (B, C r r, h/r, w/r)."""
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             return self._mix(self.matrix(), F.pixel_unshuffle(z.float(), self.factor))
 
     def inverse(self, h: Tensor) -> Tensor:
         """(B, C r r, h/r, w/r) -> latent (B, C, h, w)."""
-        with torch.autocast(h.device.type, enabled=False):
+        with without_autocast(h):
             return F.pixel_shuffle(self._mix(self.matrix().T, h.float()), self.factor)
 
     @staticmethod
@@ -236,7 +238,7 @@ _YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -
 def _mix(matrix: Tensor | nn.Module, h: Tensor) -> Tensor:
     """A matrix over the channels, in float32 whatever the autocast around it."""
     assert isinstance(matrix, Tensor)
-    with torch.autocast(h.device.type, enabled=False):
+    with without_autocast(h):
         return F.conv2d(h.float(), matrix.float()[:, :, None, None])
 
 
