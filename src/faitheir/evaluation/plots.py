@@ -111,9 +111,7 @@ def inline_svg(results: Sequence[SystemResult], metrics: Sequence[str] | None = 
     text = _save(figure, "svg", {"svg.fonttype": "none"}, transparent=True).decode()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r'\1 width="100%"', re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text)
-    )
+    return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)  # follows from width and viewBox
 
 
 def write_plots(

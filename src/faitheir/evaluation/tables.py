@@ -265,7 +265,9 @@ def to_html(table: Table, prefix: str = "note") -> str:
     lines.append("<thead><tr>" + "".join(['<th scope="col">System</th>', *header]) + "</tr></thead>")
     for block in table.blocks:
         title = html.escape(block.title)
-        lines.append(f'<tbody><tr><th class="block" colspan="{len(header) + 1}" scope="rowgroup">{title}</th></tr>')
+        lines.append(
+            f'<tbody><tr><th class="block" colspan="{len(header) + 1}" scope="rowgroup"><span>{title}</span></th></tr>'
+        )
         for row in block.rows:
             cells = [
                 f"<td>{marks[cell.mark].format(cell.text)}{notes(cell.notes, cell.caution)}</td>" for cell in row.cells
