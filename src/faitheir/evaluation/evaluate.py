@@ -68,17 +68,9 @@ def evaluate(
     A metric that cannot be had is in the result's ``missing``, with the reason; a picture that cannot be read has its
     ``error``. Raises PairingError, EvaluationError (an unknown metric or protocol) or DeviceError.
     """
-    protocol = find_protocol(protocol)
+    protocol, wanted = check_request(protocol, metrics, weights)
     device = resolve_device(device)
     store = Store() if store is None else store
-    wanted = list(protocol.metrics if metrics is None else metrics)
-    for name in wanted:
-        if name not in COMPUTED:
-            raise EvaluationError(f"Unknown metric '{name}'; choose of {', '.join(COMPUTED)}.")
-    for name in weights or ():
-        if name not in NETWORKS.values():
-            known = ", ".join(dict.fromkeys(NETWORKS.values()))
-            raise EvaluationError(f"Weights are given for the unknown network '{name}'; the networks are {known}.")
     if isinstance(originals, (str, Path)):
         dataset = Path(originals).absolute().name if dataset is None else dataset
         originals = list_originals(originals)
@@ -145,6 +137,22 @@ def evaluate(
         about={key: value for key, value in facts.items() if value} | dict(about or {}),
         note=note,
     )
+
+
+def check_request(
+    protocol: str | Protocol, metrics: Sequence[str] | None = None, weights: Weights | None = None
+) -> tuple[Protocol, list[str]]:
+    """The protocol, and what is to be measured; EvaluationError for a protocol, metric or network that is not known."""
+    protocol = find_protocol(protocol)
+    wanted = list(protocol.metrics if metrics is None else metrics)
+    for name in wanted:
+        if name not in COMPUTED:
+            raise EvaluationError(f"Unknown metric '{name}'; choose of {', '.join(COMPUTED)}.")
+    for name in weights or ():
+        if name not in NETWORKS.values():
+            known = ", ".join(dict.fromkeys(NETWORKS.values()))
+            raise EvaluationError(f"Weights are given for the unknown network '{name}'; the networks are {known}.")
+    return protocol, wanted
 
 
 def files_hash(originals: Mapping[str, Path]) -> str:
@@ -221,7 +229,7 @@ def _open(
         except Exception as error:  # of any kind: that metric cannot be had, and the others are computed
             missing[name] = reason(error)
             if isinstance(error, ModelError):
-                missing[name] += f" Weights from a file: --weights {NETWORKS[name]}=PATH."
+                missing[name] += f" (--weights {NETWORKS[name]}=PATH)"
     return tools, missing
 
 

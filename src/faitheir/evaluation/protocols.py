@@ -1,7 +1,8 @@
 """Protocols: what is measured, on which pixels. docs/evaluation.md describes them for people."""
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from faitheir.errors import EvaluationError
 
@@ -52,9 +53,12 @@ PROTOCOLS = {
 
 
 def find_protocol(protocol: str | Protocol) -> Protocol:
-    """The protocol of that name. Raises EvaluationError for one that is not known."""
+    """The protocol of that name; "luma-4" is "luma" with a border of 4. Raises EvaluationError for an unknown one."""
     if isinstance(protocol, Protocol):
         return protocol
-    if protocol not in PROTOCOLS:
-        raise EvaluationError(f"Unknown protocol '{protocol}'; choose one of {', '.join(PROTOCOLS)}.")
-    return PROTOCOLS[protocol]
+    if protocol in PROTOCOLS:
+        return PROTOCOLS[protocol]
+    if border := re.fullmatch(r"luma-(\d{1,4})", protocol):
+        description = f"PSNR and SSIM on Y (BT.601) without a border of {border[1]}; everything else as in 'paper'"
+        return replace(PROTOCOLS["luma"], name=protocol, description=description, border=int(border[1]))
+    raise EvaluationError(f"Unknown protocol '{protocol}'; choose one of {', '.join(PROTOCOLS)}.")
