@@ -26,7 +26,7 @@ RESULTS = [
     system("nano", "model", 0.08, 23),
     system("bicubic", "resampling", 0.07, 21),
     system("jpeg at equal PSNR", "codec", 0.3, 22.9, codec="jpeg"),
-    system("jpeg at equal bytes", "codec", 0.081, 20, codec="jpeg"),
+    system("jpeg at equal bytes", "codec", 0.081, 20, codec="jpeg", reduced="where needed"),
     SystemResult("SeD", "published", "paper", 16, summary={"psnr": 20.92, "lpips_vgg": 0.471}),
 ]
 
@@ -40,6 +40,12 @@ def test_a_panel_for_each_metric_of_quality_and_a_line_for_each_codec() -> None:
     assert lines == [[[0.08, 23]], [[0.07, 21]], [[0.081, 20], [0.3, 22.9]]]
     styles = {(line.get_color(), line.get_marker()) for line in figure.axes[1].get_lines()}
     assert len(styles) == 3
+
+
+def test_a_codec_that_is_helped_by_reducing_first_has_a_line_of_its_own() -> None:
+    helped = system("jpeg, reduced, at equal bytes", "codec", 0.08, 21, codec="jpeg", reduced="freely")
+    figure = rate_distortion([*RESULTS, helped], ["psnr"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["nano", "bicubic", "jpeg", "jpeg, reduced"]
 
 
 def test_a_metric_can_be_chosen_and_one_that_has_no_values_is_not_drawn() -> None:

@@ -233,6 +233,7 @@ def test_every_name_and_note_is_printed_as_it_is() -> None:
     rows = [row for row in latex.splitlines() if row.endswith(r"\\") and not row.startswith(r"\multicolumn")]
     assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [1, 1, 1]
     assert r"100\% \$x\$ \#1 \{y\} \textasciitilde{}\textasciicircum{}" in latex
+    assert "-{}-weights" in to_latex(tabulate([system("a", psnr=1), system("--weights", psnr=2)]))
     assert not re.search(r"(?<!\\)[#%]", escaped.split(r"\begin{table}")[1])
 
 

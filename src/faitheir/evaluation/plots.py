@@ -134,7 +134,10 @@ _Key = tuple[str, str, str]
 
 
 def _key(result: SystemResult) -> _Key:
-    name = result.about.get("codec", result.system) if result.kind == "codec" else result.system
+    name = result.system
+    if result.kind == "codec" and "codec" in result.about:
+        # Pictures reduced before coding whenever that helps are another way to use a codec: another line.
+        name = result.about["codec"] + (", reduced" if result.about.get("reduced") == "freely" else "")
     return name, result.protocol, result.about.get("files", "")
 
 

@@ -431,11 +431,11 @@ _LATEX = {character: rf"\{character}" for character in "&%$#_{}"} | {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\char34{}",
-    "–": "--",  # noqa: RUF001
     "×": r"$\times$",  # noqa: RUF001
     "†": r"\dag{}",
 }
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    escaped = "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    return escaped.replace("--", "-{}-").replace("\u2013", "--")  # options of commands are no dashes
