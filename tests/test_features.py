@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import weights as files_of
 from faitheir.errors import MissingDependencyError, ModelError
 from faitheir.features import (
     FeatureNetwork,
@@ -23,6 +24,7 @@ from faitheir.features import (
     torchvision_state,
 )
 from tiny import picture
+from weights import random_state
 
 #: SqueezeNet 1.0's fire modules: place in torchvision's sequence -> (inputs, squeeze, expand).
 FIRES = {
@@ -37,15 +39,6 @@ FIRES = {
 }
 STRIDES = [2, 4, 4, 4, 4, 8, 8, 8, 8, 16]
 WIDTHS = [96, 96, 128, 128, 256, 256, 384, 384, 512, 512]
-
-
-def random_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for name, shape in shapes.items():
-        state[f"{name}.weight"] = torch.randn(shape, generator=generator) * (2 / shape[1:].numel()) ** 0.5
-        state[f"{name}.bias"] = torch.randn(shape[0], generator=generator) * 0.1
-    return state
 
 
 def squeezenet_state() -> dict[str, Tensor]:
@@ -266,20 +259,15 @@ def test_vgg(tmp_path: Path) -> None:
 
 # ----- LPIPS
 
-#: The convolutions of torchvision's networks: place -> (widths in and out, side).
-ALEXNET = {0: (3, 64, 11), 3: (64, 192, 5), 6: (192, 384, 3), 8: (384, 256, 3), 10: (256, 256, 3)}
-
 
 def alexnet_state() -> dict[str, Tensor]:
-    return random_state({f"features.{i}": torch.Size((o, c, k, k)) for i, (c, o, k) in ALEXNET.items()})
+    return files_of.torchvision_state(files_of.ALEXNET)
 
 
 @pytest.fixture(scope="module")
 def alexnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("lpips")
-    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
-    torch.save(alexnet_state(), path)
-    return path
+    return files_of.save_torchvision(tmp_path_factory.mktemp("weights") / "alexnet.pth", files_of.ALEXNET)
 
 
 def test_lpips_is_that_of_the_package(alexnet: Path) -> None:

@@ -1,4 +1,7 @@
-"""How much of a restored picture's error is a pattern with the thumbnail's spacing: what the eye sees as a weave."""
+"""How much of a restored picture's error is a pattern with the thumbnail's spacing: what the eye sees as a weave.
+
+It wants pictures of some hundred pixels: on shorter rows the window itself blurs a line over its neighbours.
+"""
 
 from collections.abc import Sequence
 
