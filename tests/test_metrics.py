@@ -104,9 +104,8 @@ def test_a_weave_is_seen_and_noise_is_not(size: tuple[int, int]) -> None:
 
 
 def test_a_wave_of_another_spacing_is_no_lattice() -> None:
-    wave = 30 * np.cos(2 * np.pi * np.arange(600) * 3.5 / 16)[None, :] + np.random.default_rng(0).normal(
-        0, 2, (64, 600)
-    )
+    wave = 30 * np.cos(2 * np.pi * np.arange(600) * 3.5 / 16)[None, :]
+    wave = wave + np.random.default_rng(0).normal(0, 2, (64, 600))
     assert lattice([error_spectra(*restored_with(wave), 16)], 16) < 3
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from faitheir.errors import ImageError, PairingError
+from faitheir.errors import ImageError, PairingError, ThumbnailError
 from faitheir.evaluation.results import Output
 from faitheir.files import RESTORED_MARK, mark, picture_files, select_photographs, select_restored, select_thumbnails
 from faitheir.images import picture_size
+from faitheir.thumbnail import Thumbnail
 
 
 def list_originals(folder: str | Path) -> dict[str, Path]:
@@ -58,7 +59,8 @@ def check_sizes(originals: Mapping[str, Path], found: Mapping[str, Path]) -> Non
 def find_scale(originals: Mapping[str, Path], outputs: Mapping[str, Output]) -> int | None:
     """The one scale, 2 to 256, at which every original gives a thumbnail of the size that is there.
 
-    None where there are no thumbnails to read, or where none or several scales fit.
+    Thumbnail files of ours say it themselves. None where there are no thumbnails to read, or where none or several
+    scales fit.
     """
     fitting = set(range(2, 257))
     seen = False
@@ -67,9 +69,11 @@ def find_scale(originals: Mapping[str, Path], outputs: Mapping[str, Output]) -> 
             continue
         try:
             sizes = picture_size(originals[picture]), picture_size(output.thumbnail)
-        except ImageError:
+            info = Thumbnail.open(output.thumbnail).info
+        except (ImageError, ThumbnailError):
             continue
         seen = True
+        fitting &= fitting if info is None else {info.scale}
         fitting = {s for s in fitting if all(-(-large // s) == small for large, small in zip(*sizes, strict=True))}
     return fitting.pop() if seen and len(fitting) == 1 else None
 
