@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from command import call
 from conftest import save_tiny_model
 from faitheir.backbones.pixels import PixelsConfig
 from faitheir.errors import EvaluationError, FaithEIRError, MissingDependencyError, ModelError
@@ -27,6 +28,7 @@ from faitheir.images import UInt8Array, bicubic_thumbnail, read_picture, resize_
 from faitheir.models import ModelConfig
 from faitheir.nn.codec import CodecConfig
 from faitheir.thumbnail import Thumbnail
+from tiny import model_config
 
 Photo = Callable[..., Path]
 COFFEE = Path(__file__).parents[1] / "examples" / "coffee.jpg"
@@ -476,3 +478,80 @@ def test_tables_plots_and_report(hr: Path, tmp_path: Path, tiny_model: Path) -> 
     assert "Cups" in (out / "report.html").read_text()
     assert json.loads((out / "bicubic.json").read_text())["system"] == "bicubic"
     assert Store(out / "cache")
+
+
+# The command.
+
+
+def test_command(hr: Path, tmp_path: Path, tiny_model: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    arguments = (
+        "--hr",
+        hr,
+        "-o",
+        out,
+        "--metrics",
+        "psnr,ssim",
+        "--thumbnail-format",
+        "png",
+        "--published",
+        "DIV2K-val",
+    )
+    result = call("compare", *arguments, "--methods", "bicubic,webp@bytes", f"tiny=model:{tiny_model}")
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.stdout.splitlines() if line.startswith("measured: ")] == [
+        "measured: tiny",  # the target first
+        "measured: bicubic",
+        "measured: WebP at equal bytes",
+    ]
+    assert (out / "tiny" / "thumbnails" / "cups" / "coffee.png").is_file()
+    table = (out / "results.md").read_text()
+    assert table.strip() in result.stdout
+    assert "Published, not measured" in table
+    assert "24.78" in table  # the paper's IRN at 16x
+    assert "21.19" not in table  # and not at 32x
+    for name in ("bicubic.json", "report.html", "rate-distortion.svg"):
+        assert f"written: {out / name}" in result.stdout
+
+
+def test_command_with_a_corrupt_photograph(hr: Path, tmp_path: Path) -> None:
+    (hr / "broken.png").write_bytes(b"no picture")
+    result = call("compare", "--hr", hr, "-o", tmp_path / "out", "bicubic", "lanczos", "--metrics", "psnr")
+    assert result.exit_code == 1
+    lines = [line for line in result.stderr.splitlines() if "error" in line]
+    assert len(lines) == 2, result.stderr
+    assert all("broken.png is not a picture" in line for line in lines)
+    assert len(read_result(tmp_path / "out" / "lanczos.json").pictures) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "name the systems to compare"),
+        (("nano-x61",), "Unknown system 'nano-x61'"),
+        (("bicubic", "jpeg@bytes"), "compare a model, too"),
+        (("bicubic", "--metrics", "psnrr"), "psnrr"),
+        (("bicubic", "--published", "Kodak"), "Kodak"),
+        (("bicubic", "--ablation", "runs"), "or give --ablation"),
+        (("--ablation", "no-such-folder"), "no trained runs"),
+        (("bicubic", "--hr", "no-such-folder"), "not a folder"),
+    ],
+)
+def test_command_refused(arguments: tuple[str, ...], sentence: str, hr: Path, tmp_path: Path) -> None:
+    result = call("compare", "--hr", hr, "-o", tmp_path / "out", *arguments)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("faitheir: error: ")
+    assert sentence in line
+
+
+def test_command_of_the_ablation(hr: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name, codec in (("e3", {"transform": "haar", "embedder": "lte"}), ("e6", {"embedder": "none"})):
+        save_tiny_model(tmp_path / "runs" / name / "model", model_config(**codec))
+    result = call("compare", "--hr", hr, "--ablation", tmp_path / "runs", "-o", tmp_path / "out", "--metrics", "psnr")
+    assert result.exit_code == 0, result.output
+    assert "E3 w/ HaarT+ADP+LTE" in result.stdout
+    assert "E6 w/ LRT+ADP w/o SP" in result.stdout
+    assert "0.6047" in (tmp_path / "out" / "table2.md").read_text()  # E3 as published

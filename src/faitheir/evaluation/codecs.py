@@ -196,27 +196,23 @@ def encode_within(
 def encode_reaching(codec: Codec, rgb: UInt8Array, reached: Callable[[UInt8Array], bool]) -> Coded:
     """The fewest bytes of which the picture that comes back is good enough, as ``reached`` says.
 
-    The lowest such quality is found by bisection; where a lower one that is probed is good enough too, all of them are
-    tried. Where the lowest quality of all is good enough, the picture is reduced first, further and further while
-    that still holds. Raises EvaluationError where the highest quality is not good enough.
+    Whole and reduced by each of ``FACTORS`` before it is coded, as long as the highest quality is then good enough. The
+    lowest quality that is good enough is found by bisection; where a lower one that is probed is so too, all of them
+    are tried. Raises EvaluationError where the highest quality of the whole picture is not good enough.
     """
     best: Coded | None = None
     for factor in (1, *FACTORS):
-        trials = _Trials(codec, rgb, factor)
-        index = _lowest_reaching(trials, reached)
-        if index is None:
+        coded = _fewest_bytes(_Trials(codec, rgb, factor), reached)
+        if coded is None:
             break
-        coded = trials.coded(index)
         if best is None or len(coded.data) < len(best.data):
             best = coded
-        if index > 0:
-            break
     if best is None:
         raise EvaluationError(f"{codec.name} does not reach the value at its highest quality, {codec.qualities[-1]}.")
     return best
 
 
-def _lowest_reaching(trials: _Trials, reached: Callable[[UInt8Array], bool]) -> int | None:
+def _fewest_bytes(trials: _Trials, reached: Callable[[UInt8Array], bool]) -> Coded | None:
     known: dict[int, bool] = {}
 
     def holds(index: int) -> bool:
@@ -224,10 +220,11 @@ def _lowest_reaching(trials: _Trials, reached: Callable[[UInt8Array], bool]) -> 
             known[index] = reached(trials.coded(index).restored)
         return known[index]
 
-    count = len(trials.codec.qualities)
-    found = _first(count, holds)
-    probes = [index for step in range(1, 8) if (index := min(found, count) - 2**step) >= 0]
+    last = len(trials.codec.qualities) - 1
+    if not holds(last):
+        return None
+    found = _first(last, holds)
+    probes = [index for step in range(1, 8) if (index := found - 2**step) >= 0]
     if any(holds(index) for index in probes):
-        good = [index for index in range(min(found + 1, count)) if holds(index)]
-        return min(good, key=lambda index: len(trials.data(index)))
-    return found if found < count else None
+        found = min((i for i in range(found + 1) if holds(i)), key=lambda index: len(trials.data(index)))
+    return trials.coded(found)

@@ -304,22 +304,18 @@ class CodecSystem(System):
         reduced = sum(output.details.get("factor", 1) > 1 for output in made)
         target = self._target().system
         how = "sides divided by a number of 2 to 16 before coding, enlarged after, both bicubic"
-        count = f"{reduced} of {len(made)} pictures"
+        why = f"; {reduced} of {len(made)} pictures were reduced first ({how})" if reduced else ""
         if self._metric is not None:
             held = f"The fewest bytes in which each picture reaches the {METRICS[self._way].label} of {target}"
-            why = (
-                f"; {count} reach it with room at the lowest quality and were reduced first ({how})" if reduced else ""
-            )
         elif self._way == BYTES_REDUCED:
             held = f"The highest PSNR in at most the bytes of {target}'s file, picture by picture"
-            why = f"; {count} were reduced first ({how})" if reduced else ""
         else:
             held = f"The largest quality in at most the bytes of {target}'s file, picture by picture"
-            why = (
-                f"; the lowest is larger in {count}, which were reduced first ({how}, by what gives the highest PSNR)"
-                if reduced
-                else ""
-            )
+            if reduced:
+                why = (
+                    f"; the lowest is larger in {reduced} of {len(made)} pictures, which were reduced first "
+                    f"({how}, by what gives the highest PSNR)"
+                )
         return f"{held}{why}. {self._codec.about}."
 
 
