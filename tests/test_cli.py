@@ -17,47 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from PIL import Image, PngImagePlugin
 
+from command import call, names, ok, refused
 from conftest import save_tiny_model
 from faitheir import files, jobs, models
-from faitheir.cli import _toml_value, main
+from faitheir.cli import _toml_value
 from faitheir.models import WEIGHTS_FILE
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.thumbnail import Thumbnail
 from tiny import model_config
 
 Photo = Callable[..., Path]
-
-
-def call(*arguments: object) -> Result:
-    """Run a command in this process; the stack of an unexpected error is the test's failure."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-def ok(*arguments: object) -> str:
-    result = call(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def refused(*arguments: object, status: int = 1) -> str:
-    """The one sentence with which a command fails."""
-    result = call(*arguments)
-    assert result.exit_code == status, result.output
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("faitheir: error: ")
-    assert "Traceback" not in result.output
-    return lines[0].removeprefix("faitheir: error: ")
-
-
-def names(folder: Path) -> set[str]:
-    """All files in a folder, by their path in it, hidden ones included."""
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +36,10 @@ from faitheir.jobs import (
 from faitheir.thumbnail import Thumbnail, ThumbnailInfo
 
 if TYPE_CHECKING:
+    from faitheir.evaluation.compare import Measuring
+    from faitheir.evaluation.results import SystemResult
     from faitheir.evaluation.roundtrip import Figures
+    from faitheir.evaluation.systems import Setting
     from faitheir.models import ModelConfig
     from faitheir.pipeline import FaithEIRPipeline
 
@@ -114,9 +117,7 @@ _batch_options = _options(
     click.option("--overwrite", is_flag=True, help="Do again what exists already, instead of skipping it."),
 )
 
-_model_options = _options(
-    click.option("--scale", type=click.Choice(["16", "32"]), help="Use the embedded model for this scale."),
-    click.option("--model", metavar="MODEL", help="An embedded model, a model's folder, or a Hub id owner/name."),
+_compute_options = _options(
     click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "cuda", "mps"]),
@@ -143,6 +144,64 @@ _model_options = _options(
         metavar="DIR",
         type=click.Path(path_type=Path),
         help="A local folder of SD-Turbo's weights, for turbo models. [default: the Hugging Face Hub]",
+    ),
+)
+
+_model_options = _options(
+    click.option("--scale", type=click.Choice(["16", "32"]), help="Use the embedded model for this scale."),
+    click.option("--model", metavar="MODEL", help="An embedded model, a model's folder, or a Hub id owner/name."),
+    _compute_options,
+)
+
+_measure_options = _options(
+    click.option(
+        "--protocol",
+        default="paper",
+        show_default=True,
+        help="paper, hific-256, luma, or luma-N for another border; docs/evaluation.md describes them.",
+    ),
+    click.option("--metrics", metavar="NAME,...", help="Only these, such as psnr,ssim,fid. [default: the protocol's]"),
+    click.option(
+        "--weights",
+        metavar="NETWORK=PATH",
+        multiple=True,
+        help="A local file of a metric's network (alexnet, vgg16, inception, musiq, squeezenet), which its library "
+        "would fetch otherwise. May be given several times.",
+    ),
+    click.option(
+        "--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Patches measured at once."
+    ),
+    click.option(
+        "--thumbnail-format",
+        "thumbnail_suffix",
+        type=click.Choice(["webp", "png"]),
+        default="webp",
+        show_default=True,
+        help="Of the thumbnails that are made; both are lossless.",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=click.Path(readable=False, path_type=Path),
+        default=Path("evaluation"),
+        show_default=True,
+        help="For results, tables, plots, report and what is computed on the way; a run that stopped goes on there.",
+    ),
+)
+
+_table_options = _options(
+    click.option(
+        "--published",
+        metavar="DATASET",
+        help="Show the paper's figures for it (DIV2K-val, LSDIR-val, CLIC2020), too: published, not measured.",
+    ),
+    click.option(
+        "--pictures",
+        type=click.IntRange(min=1),
+        default=24,
+        show_default=True,
+        help="At most so many photographs are put into the report.",
     ),
 )
 
@@ -404,15 +463,281 @@ def _size(picture: Picture) -> str:
 
 
 @main.command(epilog=_EPILOG)
+@click.option(
+    "--hr", metavar="DIR", required=True, type=click.Path(path_type=Path), help="The originals, as photographs."
+)
+@click.option("--model", metavar="MODEL", help="Measure this: an embedded model, a model's folder, or a Hub id.")
+@click.option(
+    "--restored",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Measure these instead: what any program restored, by the names of the originals.",
+)
+@click.option(
+    "--thumbnails", metavar="DIR", type=click.Path(path_type=Path), help="With --restored: what it came from."
+)
+@click.option("--name", help="What tables call the system. [default: the model's name, or the folder's]")
+@click.option(
+    "--scale",
+    type=click.IntRange(2, 256),
+    help="With --restored: that of the thumbnails, where it cannot be told from them.",
+)
+@_measure_options
+@_table_options
+@_compute_options
+def evaluate(
+    hr: Path,
+    model: str | None,
+    restored: Path | None,
+    thumbnails: Path | None,
+    name: str | None,
+    scale: int | None,
+    published: str | None,
+    pictures: int,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Measure a model, or what any program restored, against the originals.
+
+    A model is measured through its thumbnail files. Restored pictures pair with the originals by their names
+    without suffix, and must be of their size. Results go to DIR/NAME.json, and into tables, plots and a report
+    with the other systems measured there before.
+    """
+    if (model is None) == (restored is None):
+        raise PlanError("give either --model, or --restored with a folder of restored pictures.")
+    if model is not None and (thumbnails is not None or scale is not None):
+        raise PlanError("--thumbnails and --scale are for --restored; a model makes its thumbnails itself.")
+
+    from faitheir.errors import EvaluationError
+    from faitheir.evaluation.compare import compare, write_comparison
+    from faitheir.evaluation.methods import Spec
+    from faitheir.evaluation.results import file_stem, read_results
+
+    folders = ":".join(str(path) for path in (restored, thumbnails) if path is not None)
+    spec = Spec("model", model, label=name) if model is not None else Spec("restored", folders, label=name)
+    setting, measuring = _measuring(**options)
+    try:
+        rows = _published(published)
+        _check_output(output)
+        if restored is not None:
+            _check_name(output / f"{file_stem(name or restored.name)}.json", str(restored))
+        (result,) = compare(hr, [spec], output, setting=setting, scale=scale, measuring=measuring)
+    except EvaluationError as error:
+        raise PlanError(str(error)) from None
+    click.echo("\n".join(printable(line) for line in _result_lines(result)))
+    results, title = read_results(output), f"FaithEIR: {output.absolute().name}"
+    rows = _of_scales(rows, results)
+    files, problems = write_comparison(output, [*results, *rows], title=title, pictures=pictures)
+    _conclude([result], [output / f"{file_stem(result.system)}.json", *files], problems)
+
+
+def _measuring(
+    protocol: str, metrics: str | None, weights: tuple[str, ...], batch: int, thumbnail_suffix: str, **compute: Any
+) -> "tuple[Setting, Measuring]":
+    """What `_measure_options` and `_compute_options` say."""
+    from faitheir.errors import EvaluationError
+    from faitheir.evaluation.compare import Measuring
+    from faitheir.evaluation.evaluate import check_request
+    from faitheir.evaluation.systems import Setting
+
+    files = {}
+    for text in weights:
+        network, equals, path = text.partition("=")
+        if not (equals and network and path):
+            raise PlanError(f"--weights {text} is not NETWORK=PATH, such as --weights vgg16=vgg16.pth.")
+        files[network] = Path(path)
+    names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+    try:
+        check_request(protocol, names, files)
+    except EvaluationError as error:
+        raise PlanError(str(error)) from None
+    setting = Setting(protocol=protocol, weights=files, suffix=f".{thumbnail_suffix}", **compute)
+    return setting, Measuring(names, batch)
+
+
+def _published(dataset: str | None) -> "list[SystemResult]":
+    """The paper's rows for a data set; EvaluationError for one that it has not."""
+    from faitheir.evaluation.published import published_results
+
+    return [] if dataset is None else published_results(1, dataset=dataset)
+
+
+def _of_scales(rows: "list[SystemResult]", results: "Sequence[SystemResult]") -> "list[SystemResult]":
+    """The rows at the scales that were measured; all of them where there is none."""
+    scales = {result.scale for result in results}
+    return [row for row in rows if row.scale in scales] or rows
+
+
+def _check_name(path: Path, folder: str) -> None:
+    """PlanError where the result of another folder of that name would be replaced."""
+    from faitheir.evaluation.results import read_result
+
+    if path.is_file() and (other := read_result(path).about.get("folder", folder)) != folder:
+        raise PlanError(f"{path} is the result of {other}; give {folder} another name with --name.")
+
+
+def _check_output(output: Path) -> None:
+    """PlanError where nothing could be written; creates the folder otherwise."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlanError(f"{output} cannot be written to ({error.strerror}); choose another with -o.") from None
+
+
+def _result_lines(result: "SystemResult") -> Iterable[str]:
+    """A system's means, with what must be known to read them."""
+    from faitheir.evaluation.metrics import METRICS
+
+    yield f"{result.system}: means of {len(result.pictures)} pictures, protocol {result.protocol}"
+    for key, metric in METRICS.items():
+        if key in result.summary:
+            value = f"{result.summary[key]:,.{metric.digits}f} {metric.unit}".strip()
+        elif key in result.missing:
+            value = f"missing: {result.missing[key]}"
+        else:
+            continue
+        caution = f"   ({result.warnings[key]})" if key in result.warnings else ""
+        yield f"  {metric.label:<20} {value}{caution}"
+
+
+def _conclude(results: "Sequence[SystemResult]", files: Sequence[Path], problems: Sequence[str]) -> None:
+    """Say where everything is and what failed; exit with 1 where a picture did."""
+    for path in files:
+        click.echo(printable(f"written: {path}"))
+    for problem in problems:
+        click.echo(printable(f"faitheir: warning: {one_line(problem)}"), err=True)
+    failed = [(result.system, picture) for result in results for picture in result.pictures if picture.error]
+    for system, picture in failed:
+        _show_error(f"{system}, {picture.picture}: {picture.error}")
+    if failed:
+        click.get_current_context().exit(1)
+
+
+@main.command(epilog=_EPILOG)
+@click.argument("systems", nargs=-1)
+@click.option(
+    "--hr", metavar="DIR", required=True, type=click.Path(path_type=Path), help="The originals, as photographs."
+)
+@click.option(
+    "--methods",
+    metavar="SYSTEM,...",
+    multiple=True,
+    help="Systems to compare, as the arguments are; the two add up.",
+)
+@click.option(
+    "--scale",
+    type=click.IntRange(2, 256),
+    help="Of thumbnails that are not a model's. [default: the target's, or 16]",
+)
+@click.option(
+    "--target", metavar="NAME", help="The system whose bytes and values codecs are held to. [default: the first model]"
+)
+@click.option(
+    "--ablation",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Compare the trained runs in this folder instead, as the paper's Tables 2 and 3 do.",
+)
+@_measure_options
+@_table_options
+@_compute_options
+def compare(
+    systems: tuple[str, ...],
+    hr: Path,
+    methods: tuple[str, ...],
+    scale: int | None,
+    target: str | None,
+    published: str | None,
+    ablation: Path | None,
+    pictures: int,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Compare systems over the same photographs, under one protocol, in one table.
+
+    SYSTEMS, separated by spaces or commas; NAME= before one is what tables are to call it:
+
+    \b
+    nano-x16, model:FOLDER          a model, through its thumbnail file
+    bicubic, lanczos                a thumbnail made and enlarged by Pillow
+    jpeg@bytes                      jpeg, webp, avif or jpegxl in at most the bytes of the
+                                    target's file; reduced first where it cannot go so low
+    jpeg@bytes-reduced              the same, reduced first wherever that is better
+    jpeg@psnr                       in the fewest bytes that reach the target's value of
+                                    psnr, ssim, lpips_alex, lpips_vgg, dists or
+                                    squeezenet_distance
+    sr:CHECKPOINT                   a super-resolution network over a bicubic thumbnail
+    cmd:'PROGRAM {input} {output}'  a program over a folder of bicubic thumbnails
+    restored:DIR[:THUMBNAILS]       what another program left already
+
+    All files that are made, results, tables, plots and a report go into the folder of -o; a run that stopped
+    goes on there. docs/peers.md has recipes for other people's systems.
+    """  # noqa: D301 (click wants the character)
+    if (ablation is None) == (not systems and not methods):
+        raise PlanError("name the systems to compare (--methods nano-x16,bicubic,jpeg@bytes), or give --ablation.")
+    from faitheir.errors import EvaluationError
+    from faitheir.evaluation.ablation import ABLATION_METRICS, ablation_runs, ablation_tables, write_ablation
+    from faitheir.evaluation.compare import compare as run_comparison
+    from faitheir.evaluation.compare import write_comparison
+    from faitheir.evaluation.methods import parse_methods
+    from faitheir.evaluation.results import file_stem
+    from faitheir.evaluation.tables import tabulate, to_markdown
+
+    setting, measuring = _measuring(**options)
+    try:
+        runs = [] if ablation is None else ablation_runs(ablation)
+        specs = [run.spec for run in runs] or parse_methods([*methods, *systems])
+        if runs and measuring.metrics is None:
+            measuring = replace(measuring, metrics=[name for name in ABLATION_METRICS[3] if name != "lpips"])
+        rows = _published(published)
+        _check_output(output)
+        results = run_comparison(
+            hr,
+            specs,
+            output,
+            setting=setting,
+            scale=scale,
+            target=target,
+            measuring=measuring,
+            done=lambda result: click.echo(printable(f"measured: {result.system}")),
+        )
+    except EvaluationError as error:
+        raise PlanError(str(error)) from None
+    rows = _of_scales(rows, results)
+    title = f"FaithEIR: {hr.absolute().name}"
+    files, problems = write_comparison(output, [*results, *rows], title=title, pictures=pictures)
+    tables = ablation_tables(runs, results) if runs else {}
+    files = [output / f"{file_stem(result.system)}.json" for result in results] + files + write_ablation(output, tables)
+    for number, shown in (tables or {0: [*results, *rows]}).items():
+        click.echo(printable(to_markdown(tabulate(shown, ABLATION_METRICS.get(number), title))))
+    _conclude(results, files, problems)
+
+
+@main.command(epilog=_EPILOG)
 @click.argument("targets", nargs=-1)
 @_recursive_option
-def info(targets: tuple[str, ...], recursive: bool) -> None:
+@click.option(
+    "--complexity",
+    is_flag=True,
+    help="Measure models instead: seconds down and up, parameters, multiply-accumulates, peak memory.",
+)
+@click.option("--size", metavar="WxH", help="With --complexity: of the picture, in pixels. [default: 2040x1356]")
+@_compute_options
+def info(targets: tuple[str, ...], recursive: bool, complexity: bool, size: str | None, **options: Any) -> None:
     """Describe models and thumbnails, or list the models known.
 
     TARGETS are names of models, Hub ids owner/name, folders of a model, thumbnail files, and folders of
     thumbnails; without any, the known models are listed. A known model whose weights are not here, such as
     turbo-x16, is described without downloading anything.
+
+    With --complexity TARGETS are models, each measured in a process of its own; --device, --dtype, --tile and
+    --base are for that.
     """
+    if complexity:
+        _measure_complexity(targets, size or "2040x1356", options)
+        return
+    if size is not None:
+        raise PlanError("--size is for --complexity.")
     if not targets:
         click.echo(_list_models())
     failed = False
@@ -427,6 +752,40 @@ def info(targets: tuple[str, ...], recursive: bool) -> None:
             click.echo()
     if failed:
         click.get_current_context().exit(1)
+
+
+def _measure_complexity(targets: Sequence[str], size: str, options: dict[str, Any]) -> None:
+    """Print a row for each model, in the form of the paper's Table 4."""
+    width, times, height = size.lower().partition("x")
+    if not (times and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise PlanError(f"--size {size} is not WIDTHxHEIGHT, such as 2040x1356.")
+    if not targets:
+        raise PlanError("name the models to measure, such as nano-x16.")
+
+    from faitheir.evaluation.complexity import complexity
+
+    rows, notes = [], []
+    for target in targets:
+        found = complexity(target, (int(width), int(height)), **options)
+        rows.append(
+            f"| {found.model} | {found.seconds_down:.4f} | {found.seconds_up:.4f} | {found.parameters / 1e6:,.2f} | "
+            f"{found.macs_down / 1e9:,.1f} | {found.macs_up / 1e9:,.1f} | {found.peak_mib:,.0f} |"
+        )
+        if found.random_weights:
+            notes.append(f"{found.model}: its weights are not here; random ones took their place.")
+    where = (
+        "allocated on the GPU" if found.device not in ("cpu", "mps") else "of the process, Python and torch included"
+    )
+    click.echo(f"One picture of {width} x {height} pixels; {found.device}, {found.dtype}; the best of two runs.\n")
+    click.echo("| model | down, s | up, s | parameters, M | MACs down, G | MACs up, G | peak memory, MiB |")
+    click.echo("| --- | --- | --- | --- | --- | --- | --- |")
+    click.echo("\n".join(printable(row) for row in rows))
+    click.echo(
+        f"\nMACs: of convolutions, matrix products and attention, for the whole picture at once, without the overlap "
+        f"of tiles. Peak memory: {where}."
+    )
+    for note in notes:
+        click.echo(printable(note))
 
 
 def _list_models() -> str:
