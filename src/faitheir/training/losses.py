@@ -77,21 +77,26 @@ class Objective(nn.Module):
                     f"{context_dim}; choose a backbone with context_dim {self.teacher.width}, or set semantic to 0."
                 )
 
-    def forward(self, x: Tensor, out: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
-        """Photographs (B, 3, H, W) in [0, 1] and the model's output -> total, and each term unweighted."""
+    def forward(
+        self, x: Tensor, out: Reconstruction, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Photographs (B, 3, H, W) in [0, 1] and the model's output -> total, and each term unweighted.
+
+        Terms about the thumbnail are left out where none was made. ``generator`` draws the features' offset.
+        """
         c = self.config
         terms: dict[str, Tensor] = {}
-        picture, thumbnail = out.picture.float(), out.thumbnail.float()
-        if c.guidance:
-            size = (thumbnail.shape[2], thumbnail.shape[3])
-            terms["guidance"] = _norm(c.guidance_norm, thumbnail, bicubic_thumbnail(x, size))
+        picture = out.picture.float()
+        if out.thumbnail is not None:
+            terms |= self._thumbnail_terms(x, out.thumbnail.float())
         if c.pixel:
             terms["pixel"] = _norm(c.pixel_norm, picture, x)
         if self.networks:
             # Cuts of one size: with a new size at each step, oneDNN would compile every convolution anew.
             height, width = (n - min(c.feature_shift, n // 2) for n in x.shape[2:])
             top, left = (
-                int(torch.randint(n - cut + 1, ())) for n, cut in zip(x.shape[2:], (height, width), strict=True)
+                int(torch.randint(n - cut + 1, (), generator=generator))
+                for n, cut in zip(x.shape[2:], (height, width), strict=True)
             )
             a, b = (p[:, :, top : top + height, left : left + width] for p in (picture, x))
             terms["feature"] = torch.stack(
@@ -104,14 +109,20 @@ class Objective(nn.Module):
             with torch.no_grad():
                 target = self.teacher.features(x, out.condition.grid).flatten(2).transpose(1, 2)
             terms["semantic"] = self._semantic(out.condition.tokens.float(), target)
-        if c.storage:
-            # What a bicubic thumbnail costs is free; only what is above it is paid for.
-            size = (thumbnail.shape[2], thumbnail.shape[3])
-            terms["storage"] = F.relu(storage_cost(thumbnail) - storage_cost(bicubic_thumbnail(x, size)))
-        if c.lattice:
-            terms["lattice"] = lattice_excess(picture - x, x.shape[2] // thumbnail.shape[2])
+        if c.lattice and out.thumbnail is not None:
+            terms["lattice"] = lattice_excess(picture - x, x.shape[2] // out.thumbnail.shape[2])
         total = torch.stack([getattr(c, name) * term for name, term in terms.items()]).sum()
         return total, terms
+
+    def _thumbnail_terms(self, x: Tensor, thumbnail: Tensor) -> dict[str, Tensor]:
+        terms = {}
+        reference = bicubic_thumbnail(x, (thumbnail.shape[2], thumbnail.shape[3]))
+        if self.config.guidance:
+            terms["guidance"] = _norm(self.config.guidance_norm, thumbnail, reference)
+        if self.config.storage:
+            # What a bicubic thumbnail costs is free; only what is above it is paid for.
+            terms["storage"] = F.relu(storage_cost(thumbnail) - storage_cost(reference))
+        return terms
 
     def _semantic(self, tokens: Tensor, target: Tensor) -> Tensor:
         if self.config.semantic_distance == "cosine":
