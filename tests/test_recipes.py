@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from faitheir import FaithEIRPipeline
 from faitheir.models import KNOWN_CONFIGS, load_model, parameter_table
@@ -175,6 +176,10 @@ def test_turbo_is_trained_saved_trained_on_merged_and_used(
     path = CONFIGS / "turbo-x16.toml"
     first = train(tiny(path, tmp_path / "first", components, photos, network), log=quiet)
     base = components["base"]
+    (saved,) = (tmp_path / "first").glob("checkpoint-*/state/model.safetensors")
+    names = load_file(saved).keys()
+    assert any(".lora_" in name for name in names)
+    assert not any("backbone" in name and ".lora_" not in name for name in names), "the frozen base is stored"
     x = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     model, config = load_model(first, base=base)
     with torch.no_grad():

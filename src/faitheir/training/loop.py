@@ -46,7 +46,7 @@ from faitheir.nn.codec import FaithEIR, Reconstruction
 from faitheir.pipeline import native_bfloat16, resolve_device
 from faitheir.training.adversarial import Discriminators, enlarged_thumbnail
 from faitheir.training.card import model_card
-from faitheir.training.checkpoints import Best, checkpoints, load_checkpoint, save_checkpoint
+from faitheir.training.checkpoints import Best, checkpoints, leave_frozen_out, load_checkpoint, save_checkpoint
 from faitheir.training.config import OptimizerConfig, TrainConfig
 from faitheir.training.data import CropDataset, NumberSampler, quiet_worker
 from faitheir.training.losses import Objective
@@ -262,6 +262,7 @@ class _Trainer:
             accelerator.register_for_checkpointing(schedule)
         self.objective.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = WeightAverage(self.trained, config.ema)
+        leave_frozen_out(accelerator)
 
         self.step = self.logged = 0
         self.sums: dict[str, Tensor] = {}
