@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.features import feature_distance, load_feature_network
+from faitheir.files import find_photographs
 from faitheir.images import Picture, UInt8Array, bicubic_thumbnail, read_picture, resize_bicubic
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.thumbnail import Thumbnail
-from faitheir.training.data import find_photographs
 
 
 def tensor(rgb: UInt8Array) -> torch.Tensor:

@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from PIL import Image, PngImagePlugin
 
 from conftest import save_tiny_model
-from faitheir import jobs, models
+from faitheir import files, jobs, models
 from faitheir.cli import _toml_value, main
 from faitheir.models import WEIGHTS_FILE
 from faitheir.pipeline import FaithEIRPipeline
@@ -651,9 +651,16 @@ def test_side_by_side_is_bounded(size: tuple[int, int], run: Callable[..., str],
 @pytest.mark.usefixtures("embedded")
 def test_info_lists_models() -> None:
     lines = ok("info").splitlines()
-    assert [line.split()[0] for line in lines] == ["nano-x16", "nano-x32", "turbo-x16", "turbo-x32"]
-    assert "default" in lines[0]
-    assert "not in this package" in lines[2]
+    assert [line.split()[0] for line in lines] == [
+        "irn-x16",
+        "nano-x16",
+        "nano-x32",
+        "t-irn-x16",
+        "turbo-x16",
+        "turbo-x32",
+    ]
+    assert "default" in lines[1]
+    assert "not in this package" in lines[3]
 
 
 def test_info_of_a_model(tiny_model: Path) -> None:
@@ -797,11 +804,11 @@ def test_base_name() -> None:
         ".thumb.png": ".thumb",
         "A.THUMB.PNG": "A",
     }
-    assert {path: jobs.base_name(Path(path)) for path in cases} == cases
+    assert {path: files.base_name(Path(path)) for path in cases} == cases
 
 
 def test_links_are_names_of_their_own(tmp_path: Path, photo: Photo) -> None:
     photo("a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
-    found = jobs.find_inputs([tmp_path], recursive=False, select=jobs.select_photographs)
+    found = jobs.find_inputs([tmp_path], recursive=False, select=files.select_photographs)
     assert [item.path.name for item in found] == ["a.png", "b.png"]

@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from faitheir.features import (
     FeatureTeacher,
     feature_distance,
     load_feature_network,
+    load_lpips,
     load_teacher,
+    torchvision_state,
 )
 from tiny import picture
 
@@ -259,6 +262,83 @@ def test_vgg(tmp_path: Path) -> None:
         for width, stride in zip((64, 128, 256, 512, 512), (1, 2, 4, 8, 16), strict=True)
     ]
     assert all(f.min() >= 0 for f in features)
+
+
+# ----- LPIPS
+
+#: The convolutions of torchvision's networks: place -> (widths in and out, side).
+ALEXNET = {0: (3, 64, 11), 3: (64, 192, 5), 6: (192, 384, 3), 8: (384, 256, 3), 10: (256, 256, 3)}
+
+
+def alexnet_state() -> dict[str, Tensor]:
+    return random_state({f"features.{i}": torch.Size((o, c, k, k)) for i, (c, o, k) in ALEXNET.items()})
+
+
+@pytest.fixture(scope="module")
+def alexnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("lpips")
+    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
+    torch.save(alexnet_state(), path)
+    return path
+
+
+def test_lpips_is_that_of_the_package(alexnet: Path) -> None:
+    ours = load_lpips("alex", alexnet)
+    a, b = picture(2, 64, 80), picture(2, 64, 80, seed=1)
+    b[1] = 0.9 * a[1] + 0.1 * b[1]
+    got = ours(a, b)
+    assert got.shape == (2,)
+    torch.testing.assert_close(got, ours.model(a, b, normalize=True).flatten(), rtol=1e-5, atol=1e-7)
+    assert 0 < got[1] < got[0]
+    assert ours(a, a.clone()).tolist() == [0, 0]
+    loaded = ours.model.net.slice2.state_dict()["3.weight"]
+    torch.testing.assert_close(loaded, alexnet_state()["features.3.weight"])
+    assert any(p.any() for p in ours.model.lins.parameters())  # the learned weights come with the package
+
+
+def test_lpips_has_gradients_where_features_are_zero(tmp_path: Path, alexnet: Path) -> None:
+    state = {k: v if k.endswith("weight") else torch.full_like(v, -1e3) for k, v in alexnet_state().items()}
+    save_file(state, tmp_path / "dead.safetensors")
+    for path in (alexnet, tmp_path / "dead.safetensors"):
+        a = picture(64, 64).requires_grad_()
+        load_lpips("alex", path)(a, picture(64, 64, seed=1)).sum().backward()
+        assert a.grad is not None
+        assert a.grad.isfinite().all()
+        assert bool((a.grad != 0).any()) == (path == alexnet)
+
+
+def test_lpips_weights_that_are_none(tmp_path: Path, alexnet: Path) -> None:
+    with pytest.raises(ModelError, match="not the weights of 'vgg16'"):
+        load_lpips("vgg", alexnet)
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_lpips("alex", tmp_path / "nowhere.pth")
+    torch.save({"state_dict": alexnet_state()}, tmp_path / "nested.pth")
+    with pytest.raises(ModelError, match="not the weights of 'alexnet'"):
+        load_lpips("alex", tmp_path / "nested.pth")
+
+
+def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "harmed",))
+
+    torch.save({"features.0.weight": Harm()}, tmp_path / "bad.pth")
+    with pytest.raises(ModelError, match="cannot be read"):
+        torchvision_state("alexnet", tmp_path / "bad.pth")
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_weights_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchvision")
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setattr("torch.hub.urlopen", unreachable)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ModelError, match=r"'alexnet' could not be fetched by torchvision .*no network.*alexnet-.*pth"):
+        torchvision_state("alexnet", None)
 
 
 # ----- teachers

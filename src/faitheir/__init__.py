@@ -8,16 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from faitheir.errors import FaithEIRError
+    from faitheir.evaluation.evaluate import evaluate
     from faitheir.pipeline import FaithEIRPipeline, WeightsMismatchWarning
     from faitheir.thumbnail import Thumbnail, ThumbnailInfo
 
 __version__ = "0.1.0"
 
-__all__ = ["FaithEIRError", "FaithEIRPipeline", "Thumbnail", "ThumbnailInfo", "WeightsMismatchWarning", "__version__"]
+__all__ = [
+    "FaithEIRError",
+    "FaithEIRPipeline",
+    "Thumbnail",
+    "ThumbnailInfo",
+    "WeightsMismatchWarning",
+    "__version__",
+    "evaluate",
+]
 
 _HOMES = {
     "FaithEIRError": "errors",
     "FaithEIRPipeline": "pipeline",
+    "evaluate": "evaluation.evaluate",
     "WeightsMismatchWarning": "pipeline",
     "Thumbnail": "thumbnail",
     "ThumbnailInfo": "thumbnail",

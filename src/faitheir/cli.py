@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from faitheir.errors import ModelError, ThumbnailError, TrainingStopped
-from faitheir.images import Picture, read_picture, write_picture
-from faitheir.jobs import (
+from faitheir.errors import ModelError, ThumbnailError, TrainingStopped, one_line, reason
+from faitheir.files import (
     RESTORED_MARK,
     SIDE_BY_SIDE_MARK,
     THUMBNAIL_MARK,
+    base_name,
+    select_photographs,
+    select_thumbnails,
+)
+from faitheir.images import Picture, read_picture, write_picture
+from faitheir.jobs import (
     Job,
     Outcome,
     PlanError,
     about,
-    base_name,
     check_folders,
     find_inputs,
-    one_line,
     plan,
     printable,
-    reason,
     run,
-    select_photographs,
-    select_thumbnails,
 )
 from faitheir.thumbnail import Thumbnail, ThumbnailInfo
 

@@ -1,5 +1,7 @@
 """Errors a user can meet. Each carries one sentence: what is wrong, in which file, what to do."""
 
+from typing import Any
+
 
 class FaithEIRError(Exception):
     """Base of every error this package raises on purpose; the command line prints its text, exits with 1."""
@@ -35,3 +37,28 @@ class TrainingStopped(FaithEIRError):  # noqa: N818 (not a fault: the user asked
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.status = 128 + signal
+
+
+class EvaluationError(FaithEIRError):
+    """What is to be measured does not pair, or a protocol, a metric or a result is not what it must be."""
+
+
+class PairingError(EvaluationError):
+    """Originals and what is to be measured against them do not pair: nothing has been computed yet."""
+
+
+def reason(error: BaseException, memory_hint: str = "") -> str:
+    """What went wrong, on one line."""
+    text = one_line(error)
+    if isinstance(error, FaithEIRError):
+        return text
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        return f"there is not enough memory{memory_hint}."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'} cannot be read or written ({error.strerror})."
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def one_line(value: Any) -> str:
+    """Its text without line breaks."""
+    return " ".join(str(value).split())

@@ -3,6 +3,8 @@
 None is part of this package. Each is loaded from a local file, or by the library that publishes it.
 """
 
+import pickle
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from faitheir.errors import MissingDependencyError, ModelError
 
 FeatureName = Literal["squeezenet", "taesana", "vgg16"]
+LPIPSName = Literal["alex", "vgg"]
 TeacherName = Literal["squeezenet", "dinov2"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -129,30 +132,17 @@ def taesana(state: dict[str, Tensor]) -> FeatureNetwork:
     return FeatureNetwork(network, tap, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-def vgg16(state: dict[str, Tensor] | None) -> FeatureNetwork:
+def vgg16(state: dict[str, Tensor]) -> FeatureNetwork:
     """VGG16 through torchvision: the last ReLU of each of its five stages (relu1_2 .. relu5_3), strides 1 to
     16.
-
-    Without ``state``, torchvision fetches its ImageNet weights.
     """
-    try:
-        import torchvision
-    except ImportError:
-        raise MissingDependencyError(
-            "The feature network 'vgg16' needs torchvision: pip install torchvision."
-        ) from None
-    try:
-        weights = None if state is not None else torchvision.models.VGG16_Weights.IMAGENET1K_V1
-        model = torchvision.models.vgg16(weights=weights)
-    except OSError as error:
-        raise ModelError(
-            f"VGG16's weights could not be fetched by torchvision ({error}); "
-            "give a local file with the option 'weights'."
-        ) from None
-    if state is not None:
-        features = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
-        model.features.load_state_dict(features)
-    return FeatureNetwork(model.features, (3, 8, 15, 22, 29), IMAGENET_MEAN, IMAGENET_STD)
+    models = _torchvision("vgg16").models
+    with torch.device("meta"):  # its classifier, half a gigabyte, is not needed
+        layers = models.vgg16(weights=None).features
+    layers.to_empty(device="cpu")
+    prefix = "features."
+    layers.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    return FeatureNetwork(layers, (3, 8, 15, 22, 29), IMAGENET_MEAN, IMAGENET_STD)
 
 
 _BUILDERS: dict[str, Callable[[dict[str, Tensor]], FeatureNetwork]] = {
@@ -162,24 +152,116 @@ _BUILDERS: dict[str, Callable[[dict[str, Tensor]], FeatureNetwork]] = {
 }
 
 
+def read_state(name: str, path: str | Path) -> dict[str, Tensor]:
+    """The tensors in a safetensors file, or in one of torch's (.pth, .pt), of which nothing else is unpickled.
+
+    In float32 where they are floating-point. ``name``: the network's, for messages. Raises ModelError.
+    """
+    try:
+        if Path(path).suffix.lower() in (".pth", ".pt"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            state = load_file(path)
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ModelError(f"{path}: cannot be read as weights of '{name}' ({lines[0]}).") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path}: these are not the weights of '{name}'.")
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def torchvision_state(name: Literal["alexnet", "vgg16"], weights: str | Path | None) -> dict[str, Tensor]:
+    """ImageNet weights of one of torchvision's networks, from a local file or, for None, as torchvision fetches them.
+
+    Raises ModelError where they cannot be had, MissingDependencyError without torchvision.
+    """
+    if weights is not None:
+        return read_state(name, weights)
+    published = _torchvision(name).models.get_model_weights(name).IMAGENET1K_V1
+    try:
+        state: dict[str, Tensor] = published.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise ModelError(
+            f"the weights of '{name}' could not be fetched by torchvision ({error}); get {published.url} "
+            "elsewhere and give the file."
+        ) from None
+    return state
+
+
+def _torchvision(name: str) -> Any:
+    try:
+        import torchvision
+    except ImportError:
+        raise MissingDependencyError(
+            f"The feature network '{name}' needs torchvision: pip install torchvision."
+        ) from None
+    return torchvision
+
+
 def load_feature_network(name: FeatureName, weights: str | Path | None) -> FeatureNetwork:
-    """The network ``name`` with ``weights`` from a local safetensors file (for vgg16, None lets torchvision
+    """The network ``name`` with ``weights`` from a local file, see ``read_state`` (for vgg16, None lets torchvision
     fetch).
 
-    Raises ModelError where the file is missing, is no safetensors file, or does not fit.
+    Raises ModelError where the file is missing, cannot be read, or does not fit.
     """
-    if weights is None:
-        if name == "vgg16":
-            return vgg16(None)
+    if name == "vgg16":
+        state = torchvision_state(name, weights)
+    elif weights is None:
         raise ModelError(f"The feature network '{name}' needs the option 'weights', a local safetensors file.")
-    try:
-        state = {k: v.float() for k, v in load_file(weights).items()}
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{weights}: cannot be read as safetensors weights of '{name}' ({error}).") from None
+    else:
+        state = read_state(name, weights)
     try:
         return _BUILDERS[name](state)
     except RuntimeError:
         raise ModelError(f"{weights}: these are not the weights of '{name}'.") from None
+
+
+class LPIPS(nn.Module):
+    """Zhang et al. 2018, version 0.1, with the networks and linear weights of the ``lpips`` package; frozen.
+
+    The package's own formula has no finite gradient where a layer's features are all zero; this one has, and agrees
+    with it otherwise.
+    """
+
+    model: Any
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.requires_grad_(False).eval()
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distance of pictures (B, 3, H, W) in [0, 1]: shape (B,), 0 where equal."""
+        fa, fb = (self.model.net(self.model.scaling_layer(2 * x - 1)) for x in (a, b))
+        total = torch.zeros(len(a), device=a.device)
+        for p, q, linear in zip(fa, fb, self.model.lins, strict=True):
+            p, q = (f / (f.square().sum(1, keepdim=True) + 1e-20).sqrt() for f in (p.float(), q.float()))
+            total = total + linear((p - q).square()).mean((1, 2, 3))
+        return total
+
+
+def load_lpips(net: LPIPSName, weights: str | Path | None) -> LPIPS:
+    """LPIPS on AlexNet or VGG16.
+
+    ``weights``: a local file of torchvision's alexnet or vgg16 under torchvision's names (see ``read_state``; of it the
+    convolutions are used); None lets torchvision fetch it. Raises ModelError or MissingDependencyError.
+    """
+    name: Literal["alexnet", "vgg16"] = "alexnet" if net == "alex" else "vgg16"
+    try:
+        import lpips
+    except ImportError:
+        raise MissingDependencyError("LPIPS needs the package lpips: pip install 'faitheir[eval]'.") from None
+    state = torchvision_state(name, weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips asks torchvision for a network without weights in an old way
+        model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+    # Its trunk is torchvision's sequence cut into slices, in which the layers keep their numbers.
+    trunk = {key: "features." + key.split(".", 1)[1] for key in model.net.state_dict()}
+    try:
+        model.net.load_state_dict({key: state[source] for key, source in trunk.items()})
+    except (KeyError, RuntimeError):
+        raise ModelError(f"{weights}: these are not the weights of '{name}'.") from None
+    return LPIPS(model)
 
 
 def feature_distance(network: FeatureNetwork, a: Tensor, b: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, features
 
@@ -139,12 +140,14 @@ def load_image(
     name: str,
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    decode: bool = True,
     enough: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
 ) -> Image.Image:
     """The first frame as Pillow decodes it, for `picture_from_pil` while `file` is still open.
 
     The size is checked from the header before pixels are allocated. `name` is what errors call the file. `enough`
-    maps its (width, height) to one that would do: a JPEG is decoded at 1/2, 1/4 or 1/8 if that is not below it.
+    maps its (width, height) to one that would do: a JPEG is decoded at 1/2, 1/4 or 1/8 if that is not below it. Without
+    `decode` only the header is read.
     """
     Image.init()
     prefix = file.read(16)
@@ -166,7 +169,8 @@ def load_image(
             )
         if enough is not None:
             image.draft(None, enough((width, height)))
-        image.load()
+        if decode:
+            image.load()
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -195,6 +199,14 @@ def decode_picture(
         return picture_from_pil(image)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
+
+
+def picture_size(path: PathLike) -> tuple[int, int]:
+    """Width and height of the upright picture in a file, from its header; ImageError as for `read_picture`."""
+    with open_file(path) as file:
+        image = load_image(file, str(path), decode=False)
+        width, height = image.size
+        return (height, width) if _read_exif(image)[0] >= 5 else (width, height)
 
 
 def picture_from_pil(image: Image.Image) -> Picture:
@@ -245,15 +257,16 @@ def picture_from_array(array: NDArray[Any]) -> Picture:
 def encode_picture(picture: Picture, format: str, *, quality: int | None = None, **options: Any) -> bytes:  # noqa: A002
     """The picture as the bytes of a file.
 
-    `format` is a file suffix without its dot. `quality` (1..100) is for JPEG (default 95), AVIF (90) and
-    WebP (lossless by default); other formats are always lossless. `options` go to Pillow's writer. JPEG and
+    `format` is a file suffix without its dot. `quality` is for JPEG (1..100, default 95), AVIF (0..100, 90)
+    and WebP (0..100, lossless by default); other formats are always lossless. `options` go to Pillow's writer. JPEG and
     BMP hold no alpha: the picture is laid on white; BMP holds neither EXIF nor profile.
     """
     writer = _WRITERS.get(format.lower())
     if writer is None:
         raise ImageError(f"pictures cannot be written as {format!r}; use one of {', '.join(_WRITERS)}.")
-    if quality is not None and not 1 <= quality <= 100:
-        raise ImageError(f"quality must be from 1 to 100, not {quality}.")
+    lowest = 0 if writer in ("WEBP", "AVIF") else 1
+    if quality is not None and not lowest <= quality <= 100:
+        raise ImageError(f"quality must be from {lowest} to 100, not {quality}.")
     image = picture.to_pil()
     image.info = {}
     if picture.alpha is not None and writer in ("JPEG", "BMP"):
@@ -271,6 +284,16 @@ def encode_picture(picture: Picture, format: str, *, quality: int | None = None,
             f"({_reason(error)}); use PNG."
         ) from error
     return buffer.getvalue()
+
+
+def writer_version(format: str) -> str:  # noqa: A002
+    """Which libraries write a format, such as "Pillow 12.0.0, libwebp 1.6.0"."""
+    writer = _WRITERS[format.lower()]
+    library, feature = {"JPEG": ("libjpeg-turbo", "libjpeg_turbo"), "WEBP": ("libwebp", "webp")}.get(
+        writer, (f"lib{writer.lower()}", writer.lower())
+    )
+    version = features.version(feature)
+    return f"Pillow {PIL.__version__}" + (f", {library} {version}" if version else "")
 
 
 def write_picture(path: PathLike, picture: Picture, *, quality: int | None = None) -> None:

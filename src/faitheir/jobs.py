@@ -9,16 +9,11 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from faitheir.errors import DeviceError, FaithEIRError, MissingDependencyError
-from faitheir.images import is_picture_path
-
-#: What stands before the suffix in the names of files that we write.
-THUMBNAIL_MARK, RESTORED_MARK, SIDE_BY_SIDE_MARK = ".thumb", ".restored", ".roundtrip"
-_MARKS = (THUMBNAIL_MARK, RESTORED_MARK, SIDE_BY_SIDE_MARK)
+from faitheir.errors import DeviceError, FaithEIRError, ImageError, MissingDependencyError, one_line, reason
+from faitheir.files import picture_files
 
 
 class PlanError(FaithEIRError):
@@ -52,27 +47,6 @@ class Outcome:
 
     done: int = 0
     failures: list[tuple[Path, str]] = field(default_factory=list)
-
-
-def base_name(path: Path) -> str:
-    """The name of a picture without its suffix, and of a thumbnail without ".thumb" either."""
-    name = path.stem
-    return name[: -len(THUMBNAIL_MARK)] or name if name.lower().endswith(THUMBNAIL_MARK) else name
-
-
-def select_photographs(pictures: Sequence[Path]) -> list[Path]:
-    """Those that do not look like outputs of ours, by their names."""
-    return [path for path in pictures if Path(path.stem).suffix.lower() not in _MARKS]
-
-
-def select_thumbnails(pictures: Sequence[Path]) -> list[Path]:
-    """Those named like thumbnails of ours; where there are none, all that do not look like other outputs."""
-    marked = [
-        path
-        for path in pictures
-        if Path(path.stem).suffix.lower() == THUMBNAIL_MARK and path.suffix.lower() in (".png", ".webp")
-    ]
-    return marked or select_photographs(pictures)
 
 
 def find_inputs(
@@ -163,26 +137,9 @@ def run(jobs: Sequence[Job], work: Callable[[Job], str | None]) -> Outcome:
     return outcome
 
 
-def reason(error: BaseException, memory_hint: str = "") -> str:
-    """What went wrong, on one line."""
-    text = one_line(error)
-    if isinstance(error, FaithEIRError):
-        return text
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
-        return f"there is not enough memory{memory_hint}."
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'} cannot be read or written ({error.strerror})."
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
 def about(path: Path, text: str) -> str:
     """The text, beginning with the file's name."""
     return text if text.startswith(str(path)) else f"{path}: {text}"
-
-
-def one_line(value: Any) -> str:
-    """Its text without line breaks."""
-    return " ".join(str(value).split())
 
 
 def printable(text: str) -> str:
@@ -192,17 +149,10 @@ def printable(text: str) -> str:
 
 
 def _pictures(folder: Path, recursive: bool) -> list[Path]:
-    """The files named like pictures in a folder, in order; hidden ones are left alone."""
-
-    def refuse(error: OSError) -> None:
-        raise PlanError(f"{error.filename} cannot be listed ({error.strerror}); check its permissions.")
-
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
-        paths = (Path(parent) / name for name in sorted(names) if not name.startswith("."))
-        found.extend(path for path in paths if is_picture_path(path))
-    return found
+    try:
+        return picture_files(folder, recursive=recursive)
+    except ImageError as error:
+        raise PlanError(str(error)) from None
 
 
 def _identity(path: Path) -> Path:

@@ -5,7 +5,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from faitheir.backbones.nano import NanoBackbone, NanoConfig
+from faitheir.backbones.pixels import PixelsBackbone, PixelsConfig
 from faitheir.backbones.turbo import TurboBackbone, TurboConfig
 from faitheir.config import from_dict, to_dict
 from faitheir.errors import ConfigError, ModelError
@@ -32,12 +33,24 @@ class ModelConfig:
 
     name: str = "nano-x16"
     codec: CodecConfig = field(default_factory=CodecConfig)
-    backbone: NanoConfig | TurboConfig = field(default_factory=NanoConfig)
+    backbone: NanoConfig | TurboConfig | PixelsConfig = field(default_factory=NanoConfig)
 
     def __post_init__(self) -> None:
         """Check the name. Raises ConfigError."""
         if not self.name or len(self.name) > 100 or not self.name.isprintable():
             raise ConfigError(f"name is {self.name!r}; 1 to 100 printable characters are wanted.")
+
+
+def irn_codec(scale: int) -> CodecConfig:
+    """IRN (Xiao et al. 2020): Haar and eight blocks per halving, a normal sample for what is lost."""
+    return CodecConfig(
+        scale, transform="haar", pyramid=True, block="inv", inv_blocks=8, prior="normal", embedder="none"
+    )
+
+
+def t_irn_codec(scale: int) -> CodecConfig:
+    """After T-IRN (Bao et al. 2025): tri-branch blocks, two per halving, and zeros for what is lost."""
+    return replace(irn_codec(scale), block="t-inv", inv_blocks=2, prior="zeros")
 
 
 #: Configurations known by name: what ``faitheir info`` can count without any weights.
@@ -48,6 +61,8 @@ KNOWN_CONFIGS: dict[str, ModelConfig] = {
     ),
     "turbo-x16": ModelConfig("turbo-x16", CodecConfig(scale=16), TurboConfig()),
     "turbo-x32": ModelConfig("turbo-x32", CodecConfig(scale=32), TurboConfig()),
+    "irn-x16": ModelConfig("irn-x16", irn_codec(16), PixelsConfig()),
+    "t-irn-x16": ModelConfig("t-irn-x16", t_irn_codec(16), PixelsConfig()),
 }
 
 
@@ -60,6 +75,8 @@ def build_model(config: ModelConfig, *, pretrained: bool = False, base: str | Pa
     backbone: Backbone
     if isinstance(config.backbone, NanoConfig):
         backbone = NanoBackbone(config.backbone)
+    elif isinstance(config.backbone, PixelsConfig):
+        backbone = PixelsBackbone()
     elif pretrained and config.backbone.base != "random":
         backbone = TurboBackbone.from_base(config.backbone, base, timestep=config.codec.timestep)
     else:
@@ -290,7 +307,7 @@ def parameter_table(config: ModelConfig) -> dict[str, int]:
     model = meta_model(config)
     parts = model.backbone.parts()
     for name, module in (
-        ("Rescaler (LRT, E-InvBlocks)", model.rescaler),
+        ("Rescaler", model.rescaler),
         ("Detail prior", model.prior),
         ("Embedder", model.embedder),
     ):

@@ -101,7 +101,7 @@ class FaithEIRPipeline:
     def __init__(
         self, model: FaithEIR, config: ModelConfig, *, tile: int | None = None, card: str | None = None
     ) -> None:
-        """``tile``: side of a tile in pixels of the full-size picture (default 1024 for nano, 512 for turbo).
+        """``tile``: side of a tile in pixels of the full-size picture (default 512 for turbo, else 1024).
 
         ``card``: the model card that ``save_pretrained`` writes beside the weights. Raises ConfigError for a tile
         that is too small.
@@ -115,8 +115,8 @@ class FaithEIRPipeline:
         self._multiple = model.size_multiple // self.scale
         self._align = model.tile_multiple
         self._overlap = -(-OVERLAP // self.scale // self._align) * self._align
-        self._tile = self._tile_cells(tile or (1024 if config.backbone.kind == "nano" else 512))
-        self._memory_format = torch.channels_last if config.backbone.kind == "nano" else torch.contiguous_format
+        self._tile = self._tile_cells(tile or (512 if config.backbone.kind == "turbo" else 1024))
+        self._memory_format = torch.contiguous_format if config.backbone.kind == "turbo" else torch.channels_last
 
     @classmethod
     def from_pretrained(
@@ -153,9 +153,19 @@ class FaithEIRPipeline:
         return self.config.codec.scale
 
     @property
+    def tile(self) -> int:
+        """Side of a tile, in pixels of the full-size picture."""
+        return self._tile * self.scale
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The backbone's precision."""
+        return next((p.dtype for p in self.model.backbone.parameters()), torch.float32)
 
     def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Self:
         """Move the model, and cast its backbone (VAE and UNet; the rest stays in float32). Returns the pipeline.
@@ -166,7 +176,7 @@ class FaithEIRPipeline:
         self.model.to(target)
         if dtype is not None:
             self.model.backbone.to(resolve_dtype(dtype, target))
-        self.model.to(memory_format=self._memory_format)  # type: ignore[call-overload]
+        self.model.to(memory_format=self._memory_format)
         return self
 
     # Pictures and thumbnails as this package holds them.

@@ -56,16 +56,7 @@ def round_trip(
     # They are made in a hidden folder and moved into place once they are whole.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".faitheir-") as temporary:
         written = [Path(temporary) / path.name for path in outputs]
-        started = time.perf_counter()
-        thumbnail = pipeline.downscale_picture(photograph)
-        down = time.perf_counter() - started
-        thumbnail.save(written[0])
-        thumbnail = Thumbnail.open(written[0])
-        started = time.perf_counter()
-        restored = pipeline.upscale_thumbnail(thumbnail)
-        up = time.perf_counter() - started
-        write_picture(written[1], restored, quality=quality)
-        restored = read_picture(written[1])
+        thumbnail, restored, down, up = through_file(pipeline, photograph, written[0], written[1], quality=quality)
         write_picture(written[2], side_by_side(photograph, thumbnail.picture, restored, pipeline.scale))
         reference = bicubic_thumbnail(photograph.rgb, pipeline.scale)
         padded = (reference.shape[1] * pipeline.scale, reference.shape[0] * pipeline.scale)
@@ -82,6 +73,25 @@ def round_trip(
         for path, target in zip(written, outputs, strict=True):
             path.replace(target)
     return figures, thumbnail.picture, restored
+
+
+def through_file(
+    pipeline: FaithEIRPipeline, photograph: Picture, thumbnail: Path, restored: Path, *, quality: int | None = None
+) -> tuple[Thumbnail, Picture, float, float]:
+    """Write a thumbnail, and what comes back from that file: both as read back, seconds down and up (of computing).
+
+    Raises ImageError or ThumbnailError.
+    """
+    started = time.perf_counter()
+    small = pipeline.downscale_picture(photograph)
+    down = time.perf_counter() - started
+    small.save(thumbnail)
+    small = Thumbnail.open(thumbnail)
+    started = time.perf_counter()
+    large = pipeline.upscale_thumbnail(small)
+    up = time.perf_counter() - started
+    write_picture(restored, large, quality=quality)
+    return small, read_picture(restored), down, up
 
 
 def side_by_side(original: Picture, thumbnail: Picture, restored: Picture, scale: int) -> Picture:

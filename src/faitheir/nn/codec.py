@@ -17,17 +17,17 @@ from faitheir.nn.denoiser import TRAIN_TIMESTEPS, PredictionType, alpha_bar, one
 from faitheir.nn.embedder import Condition, make_embedder
 from faitheir.nn.priors import make_prior
 from faitheir.nn.quantize import quantize_8bit, raw_to_unit, unit_to_raw
-from faitheir.nn.reversible import LR_CHANNELS, LatentRescaler
+from faitheir.nn.reversible import LR_CHANNELS, BlockKind, LatentRescaler, PyramidRescaler
 
 
 class Backbone(nn.Module):
     """What a backbone supplies: the VAE and the denoising network.
 
     ``latent_channels`` C; ``latent_stride``, pixels per latent position; ``context_dim``, the width of condition
-    tokens; ``size_multiple``, what picture sides must be divisible by; ``prediction_type``, what ``predict`` returns
-    (see ``one_step``); ``least_scale``, at least the stride, is what its attention to tokens allows; ``window``, the
-    side of attention windows in thumbnail pixels, 1 where there are none; ``vae_parts``, the submodules that encode
-    and decode, by name.
+    tokens, 0 where there is no use for them; ``size_multiple``, what picture sides must be divisible by;
+    ``prediction_type``, what ``predict`` returns (see ``one_step``); ``least_scale``, at least the stride, is what its
+    attention to tokens allows; ``window``, the side of attention windows in thumbnail pixels, 1 where there are none;
+    ``vae_parts``, the submodules that encode and decode, by name.
     """
 
     latent_channels: int
@@ -77,7 +77,9 @@ class CodecConfig:
 
     ``scale``: pixels of the photograph per pixel of the thumbnail, each side.
     ``transform``, ``orthogonality``, ``lrt_init``: see ``OrthogonalTransform``.
-    ``inv_blocks``, ``growth``: E-InvBlocks, and the growth of their dense blocks.
+    ``inv_blocks``, ``growth``: invertible blocks, and the growth of their dense blocks. ``block``: "e-inv" (SAIN; the
+    paper's), "inv" (IRN) or "t-inv" (after T-IRN). ``pyramid``: steps of factor 2 with ``inv_blocks`` after each, the
+    form of IRN (``PyramidRescaler``), in place of one step of the whole factor.
     ``prior``: "adp", "zeros", "random", "normal" or "gmm"; ``prior_pattern``: side of ADP's spatial pattern;
     ``gmm_components``: Gaussians in the mixture.
     ``embedder``: "pse", "lte" or "none"; ``pse_hidden``: widths between 3 and the context's;
@@ -89,6 +91,8 @@ class CodecConfig:
     transform: Literal["lrt", "haar"] = "lrt"
     orthogonality: Literal["always", "init"] = "always"
     lrt_init: Literal["random", "haar"] = "random"
+    pyramid: bool = False
+    block: BlockKind = "e-inv"
     inv_blocks: int = 3
     growth: int = 32
     prior: Literal["adp", "zeros", "random", "normal", "gmm"] = "adp"
@@ -113,11 +117,15 @@ class CodecConfig:
 
 
 class Reconstruction(NamedTuple):
-    """What one pass of training needs: thumbnail (B, 3, H/s, W/s) if one was made, picture (B, 3, H, W), condition."""
+    """What one pass of training needs: thumbnail (B, 3, H/s, W/s) if one was made, picture (B, 3, H, W), condition.
+
+    ``lost``: what downscaling threw away, (B, lost channels, H/s, W/s), if it did.
+    """
 
     thumbnail: Tensor | None
     picture: Tensor
     condition: Condition | None
+    lost: Tensor | None
 
 
 class FaithEIR(nn.Module):
@@ -137,12 +145,15 @@ class FaithEIR(nn.Module):
         self.factor = config.scale // stride
         if channels * self.factor**2 <= LR_CHANNELS:
             raise ConfigError("the latent has too few channels for three to be kept and some to be lost.")
-        self.rescaler = LatentRescaler(
+        if backbone.context_dim == 0 and config.embedder != "none":
+            raise ConfigError('this backbone has no use for condition tokens; set embedder to "none".')
+        self.rescaler = (PyramidRescaler if config.pyramid else LatentRescaler)(
             channels,
             self.factor,
             transform=config.transform,
             orthogonality=config.orthogonality,
             lrt_init=config.lrt_init,
+            block=config.block,
             blocks=config.inv_blocks,
             growth=config.growth,
         )
@@ -173,7 +184,13 @@ class FaithEIR(nn.Module):
         return self.backbone.context_dim
 
     def _backbone_dtype(self) -> torch.dtype:
-        return next(self.backbone.parameters()).dtype
+        return next((p.dtype for p in self.backbone.parameters()), torch.float32)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Picture -> thumbnail before it is rounded, and what is lost."""
+        z = self.backbone.encode(x.to(self._backbone_dtype())).float()
+        raw, lost = self.rescaler(z)
+        return raw_to_unit(raw, self.rescaler.gain), lost
 
     def autoencode(self, x: Tensor) -> Tensor:
         """The VAE alone: picture -> latent -> picture, nominally in [0, 1], not clamped."""
@@ -181,9 +198,7 @@ class FaithEIR(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """Picture -> thumbnail (B, 3, H/s, W/s) before it is rounded, nominally in [0, 1]."""
-        z = self.backbone.encode(x.to(self._backbone_dtype())).float()
-        raw, _ = self.rescaler(z)
-        return raw_to_unit(raw, self.factor)
+        return self._split(x)[0]
 
     def downscale(self, x: Tensor) -> Tensor:
         """Picture (B, 3, H, W) in [0, 1] -> thumbnail (B, 3, H/s, W/s), multiples of 1/255 in [0, 1]."""
@@ -195,7 +210,7 @@ class FaithEIR(nn.Module):
 
     def _restore(self, y: Tensor) -> tuple[Tensor, Condition | None]:
         dtype = self._backbone_dtype()
-        raw = unit_to_raw(y, self.factor)
+        raw = unit_to_raw(y, self.rescaler.gain)
         z_t = self.rescaler.inverse(raw, self.prior(raw.shape[0], *raw.shape[2:]))
         condition = self.embedder(y)
         cast = condition and Condition(condition.tokens.to(dtype), condition.grid)
@@ -205,6 +220,7 @@ class FaithEIR(nn.Module):
 
     def forward(self, x: Tensor) -> Reconstruction:
         """Down and up again, differentiable throughout (the rounding's gradient is straight-through)."""
-        y = self.downscale(x)
+        unrounded, lost = self._split(x)
+        y = quantize_8bit(unrounded)
         picture, condition = self._restore(y)
-        return Reconstruction(y, picture, condition)
+        return Reconstruction(y, picture, condition, lost)

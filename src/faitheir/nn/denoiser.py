@@ -5,10 +5,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from faitheir.nn.precision import without_autocast
+
 #: The DDPM noise schedule of Stable Diffusion and SD-Turbo: "scaled linear" betas over 1000 steps.
 TRAIN_TIMESTEPS, BETA_START, BETA_END = 1000, 0.00085, 0.012
 
-PredictionType = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
 
 
 def alpha_bar(timestep: int) -> float:
@@ -23,10 +25,12 @@ def one_step(z_t: Tensor, prediction: Tensor, abar: float, prediction_type: Pred
     ``"epsilon"`` is the paper's form, z_0 = (z_T - sqrt(1 - abar) eps) / sqrt(abar). ``"v_prediction"`` is
     the same identity for a network that outputs v with eps = sqrt(1 - abar) z_T + sqrt(abar) v, which leaves
     z_0 = sqrt(abar) z_T - sqrt(1 - abar) v: at the largest timestep sqrt(abar) is 0.068, and dividing by it
-    would multiply every rounding error of half precision by 15.
+    would multiply every rounding error of half precision by 15. ``"sample"`` is z_0 itself.
     """
-    with torch.autocast(z_t.device.type, enabled=False):
+    with without_autocast(z_t):
         z_t, prediction = z_t.float(), prediction.float()
+        if prediction_type == "sample":
+            return prediction
         if prediction_type == "epsilon":
             z_0: Tensor = (z_t - (1 - abar) ** 0.5 * prediction) / abar**0.5
         else:

@@ -19,14 +19,15 @@ def quantize_8bit(y: Tensor) -> Tensor:
     return _Quantize8Bit.apply(y)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def raw_to_unit(raw: Tensor, factor: int) -> Tensor:
-    """Raw channels to the thumbnail's range: y = (raw / r + 1) / 2.
+def raw_to_unit(raw: Tensor, gain: int) -> Tensor:
+    """Raw channels to the thumbnail's range: y = (raw / gain + 1) / 2.
 
-    An orthonormal low-pass over r x r cells multiplies a constant by r, so latents in [-1, 1] map to [0, 1].
+    An orthonormal low-pass over r x r cells multiplies a constant by r, so with that gain latents in [-1, 1] map to
+    [0, 1].
     """
-    return (raw / factor + 1) / 2
+    return (raw / gain + 1) / 2
 
 
-def unit_to_raw(y: Tensor, factor: int) -> Tensor:
+def unit_to_raw(y: Tensor, gain: int) -> Tensor:
     """The inverse of ``raw_to_unit``."""
-    return (2 * y - 1) * factor
+    return (2 * y - 1) * gain

@@ -6,15 +6,19 @@
       -> E-InvBlock x n
       -> split 3 | C r r - 3      the thumbnail's raw channels | what is lost
 
-Every step has its exact inverse; nothing is lost until the caller throws the second part away.
+Every step has its exact inverse; nothing is lost until the caller throws the second part away. ``PyramidRescaler``
+is the form of the invertible rescaling networks (IRN): factor 2 again and again, blocks after each.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from faitheir.nn.precision import without_autocast
 
 #: Channels of the thumbnail.
 LR_CHANNELS = 3
@@ -104,12 +108,12 @@ class OrthogonalTransform(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Latent (B, C, h, w) -> (B, C r r, h/r, w/r)."""
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             return self._mix(self.matrix(), F.pixel_unshuffle(z.float(), self.factor))
 
     def inverse(self, h: Tensor) -> Tensor:
         """(B, C r r, h/r, w/r) -> latent (B, C, h, w)."""
-        with torch.autocast(h.device.type, enabled=False):
+        with without_autocast(h):
             return F.pixel_shuffle(self._mix(self.matrix().T, h.float()), self.factor)
 
     @staticmethod
@@ -150,26 +154,107 @@ class EInvBlock(nn.Module):
         self.G = DenseBlock(LR_CHANNELS, rest, growth)
         self.H = DenseBlock(LR_CHANNELS, rest, growth)
 
-    def _log_scale(self, a: Tensor) -> Tensor:
-        return 2 * torch.sigmoid(self.H(a).float()) - 1
-
     def forward(self, u: Tensor) -> Tensor:
         """Compute a' = a + E(b) - F(b); b' = b exp(s(a')) + G(a'). Shape kept."""
         a, b = u[:, :LR_CHANNELS], u[:, LR_CHANNELS:]
         a = a + self.E(b) - self.F(b)
-        b = b * torch.exp(self._log_scale(a)) + self.G(a)
+        b = b * torch.exp(_log_scale(self.H(a))) + self.G(a)
         return torch.cat([a, b], 1)
 
     def inverse(self, u: Tensor) -> Tensor:
         """Compute b = (b' - G(a')) exp(-s(a')); a = a' + F(b) - E(b). Shape kept."""
         a, b = u[:, :LR_CHANNELS], u[:, LR_CHANNELS:]
-        b = (b - self.G(a)) * torch.exp(-self._log_scale(a))
+        b = (b - self.G(a)) * torch.exp(-_log_scale(self.H(a)))
         a = a + self.F(b) - self.E(b)
         return torch.cat([a, b], 1)
 
 
+class InvBlock(nn.Module):
+    """The invertible block of IRN (Xiao et al. 2020 and 2023) over a split 3 | rest: an E-InvBlock without E."""
+
+    def __init__(self, channels: int, growth: int = 32) -> None:
+        super().__init__()
+        rest = channels - LR_CHANNELS
+        self.F = DenseBlock(rest, LR_CHANNELS, growth)
+        self.G = DenseBlock(LR_CHANNELS, rest, growth)
+        self.H = DenseBlock(LR_CHANNELS, rest, growth)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Compute a' = a + F(b); b' = b exp(s(a')) + G(a'). Shape kept."""
+        a, b = u[:, :LR_CHANNELS], u[:, LR_CHANNELS:]
+        a = a + self.F(b)
+        b = b * torch.exp(_log_scale(self.H(a))) + self.G(a)
+        return torch.cat([a, b], 1)
+
+    def inverse(self, u: Tensor) -> Tensor:
+        """Compute b = (b' - G(a')) exp(-s(a')); a = a' - F(b). Shape kept."""
+        a, b = u[:, :LR_CHANNELS], u[:, LR_CHANNELS:]
+        b = (b - self.G(a)) * torch.exp(-_log_scale(self.H(a)))
+        return torch.cat([a - self.F(b), b], 1)
+
+
+class TInvBlock(nn.Module):
+    """A tri-branch invertible block after T-IRN (Bao et al. 2025): luminance 1 | chrominance 2 | rest.
+
+    The first three channels are red, green and blue outside of the block, luminance and chrominance (BT.601) inside.
+    The branches and the order in which they are updated are the paper's; its networks inside the branches are not
+    given in its abstract, so these are dense blocks as in ``InvBlock``.
+    """
+
+    def __init__(self, channels: int, growth: int = 32) -> None:
+        super().__init__()
+        rest = channels - LR_CHANNELS
+        self.C = DenseBlock(1 + rest, 2, growth)
+        self.Y = DenseBlock(2 + rest, 1, growth)
+        self.G = DenseBlock(LR_CHANNELS, rest, growth)
+        self.H = DenseBlock(LR_CHANNELS, rest, growth)
+        self.register_buffer("to_ycc", torch.tensor(_YCBCR), persistent=False)
+        self.register_buffer("to_rgb", torch.linalg.inv(torch.tensor(_YCBCR, device="cpu")), persistent=False)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Compute c' = c + C(y, b); y' = y + Y(c', b); b' = b exp(s(y', c')) + G(y', c'). Shape kept."""
+        a, b = _mix(self.to_ycc, u[:, :LR_CHANNELS]), u[:, LR_CHANNELS:]
+        y, c = a[:, :1], a[:, 1:]
+        c = c + self.C(torch.cat([y, b], 1))
+        y = y + self.Y(torch.cat([c, b], 1))
+        a = torch.cat([y, c], 1)
+        b = b * torch.exp(_log_scale(self.H(a))) + self.G(a)
+        return torch.cat([_mix(self.to_rgb, a), b], 1)
+
+    def inverse(self, u: Tensor) -> Tensor:
+        """Undo ``forward``: b, then y, then c. Shape kept."""
+        a, b = _mix(self.to_ycc, u[:, :LR_CHANNELS]), u[:, LR_CHANNELS:]
+        b = (b - self.G(a)) * torch.exp(-_log_scale(self.H(a)))
+        y, c = a[:, :1], a[:, 1:]
+        y = y - self.Y(torch.cat([c, b], 1))
+        c = c - self.C(torch.cat([y, b], 1))
+        return torch.cat([_mix(self.to_rgb, torch.cat([y, c], 1)), b], 1)
+
+
+#: BT.601's luminance and chrominance of zero-centred red, green and blue.
+_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+
+
+def _mix(matrix: Tensor | nn.Module, h: Tensor) -> Tensor:
+    """A matrix over the channels, in float32 whatever the autocast around it."""
+    assert isinstance(matrix, Tensor)
+    with without_autocast(h):
+        return F.conv2d(h.float(), matrix.float()[:, :, None, None])
+
+
+def _log_scale(h: Tensor) -> Tensor:
+    return 2 * torch.sigmoid(h.float()) - 1
+
+
+BlockKind = Literal["e-inv", "inv", "t-inv"]
+_BLOCKS: dict[BlockKind, Callable[[int, int], nn.Module]] = {"e-inv": EInvBlock, "inv": InvBlock, "t-inv": TInvBlock}
+
+
 class LatentRescaler(nn.Module):
-    """LRT (or Haar) and ``blocks`` E-InvBlocks: latent -> (thumbnail channels, lost channels), and back."""
+    """LRT (or Haar) and ``blocks`` E-InvBlocks: latent -> (thumbnail channels, lost channels), and back.
+
+    ``gain``: what a constant latent is multiplied by on its way into the thumbnail channels of Haar.
+    """
 
     def __init__(
         self,
@@ -179,13 +264,15 @@ class LatentRescaler(nn.Module):
         transform: Literal["lrt", "haar"] = "lrt",
         orthogonality: Literal["always", "init"] = "always",
         lrt_init: Literal["random", "haar"] = "random",
+        block: BlockKind = "e-inv",
         blocks: int = 3,
         growth: int = 32,
     ) -> None:
         super().__init__()
         self.channels = latent_channels * factor**2
+        self.gain = factor
         self.transform = OrthogonalTransform(latent_channels, factor, transform, orthogonality, lrt_init)
-        self.blocks = nn.ModuleList(EInvBlock(self.channels, growth) for _ in range(blocks))
+        self.blocks = nn.ModuleList(_BLOCKS[block](self.channels, growth) for _ in range(blocks))
 
     @property
     def lost_channels(self) -> int:
@@ -205,3 +292,57 @@ class LatentRescaler(nn.Module):
         for block in reversed(self.blocks):
             h = block.inverse(h)  # type: ignore[operator]
         return self.transform.inverse(h)
+
+
+class PyramidRescaler(nn.Module):
+    """Factor 2 again and again, with ``blocks`` invertible blocks after each: the form of IRN (Xiao et al. 2020).
+
+    The interface is that of ``LatentRescaler``. Each step halves what the orthonormal transform gives, as IRN does:
+    the low-pass stays an average, so ``gain`` is 1 and blocks see one range at every level.
+    """
+
+    gain = 1
+
+    def __init__(
+        self,
+        latent_channels: int,
+        factor: int,
+        *,
+        transform: Literal["lrt", "haar"] = "haar",
+        orthogonality: Literal["always", "init"] = "always",
+        lrt_init: Literal["random", "haar"] = "haar",
+        block: BlockKind = "inv",
+        blocks: int = 8,
+        growth: int = 32,
+    ) -> None:
+        super().__init__()
+        self.channels = latent_channels * factor**2
+        self.transforms, self.levels = nn.ModuleList(), nn.ModuleList()
+        channels = latent_channels
+        for _ in range(factor.bit_length() - 1):
+            self.transforms.append(OrthogonalTransform(channels, 2, transform, orthogonality, lrt_init))
+            channels *= 4
+            self.levels.append(nn.ModuleList(_BLOCKS[block](channels, growth) for _ in range(blocks)))
+
+    @property
+    def lost_channels(self) -> int:
+        """How many channels are thrown away: C r r - 3."""
+        return self.channels - LR_CHANNELS
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent (B, C, h, w) -> raw thumbnail (B, 3, h/r, w/r) and lost (B, C r r - 3, h/r, w/r)."""
+        h = z
+        for transform, level in zip(self.transforms, self.levels, strict=True):
+            h = transform(h) / 2
+            for block in level:  # type: ignore[union-attr]  # a ModuleList can be iterated
+                h = block(h)
+        return h[:, :LR_CHANNELS], h[:, LR_CHANNELS:]
+
+    def inverse(self, raw: Tensor, lost: Tensor) -> Tensor:
+        """The exact inverse of ``forward``: what came out, back to the latent (B, C, h, w)."""
+        h = torch.cat([raw, lost], 1)
+        for transform, level in zip(reversed(self.transforms), reversed(self.levels), strict=True):
+            for block in reversed(level):  # type: ignore[call-overload]
+                h = block.inverse(h)
+            h = transform.inverse(2 * h)  # type: ignore[operator]
+        return h

@@ -42,9 +42,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class FeatureLossConfig:
-    """One feature network of the feature loss: its local weights and its share."""
+    """One feature network of the feature loss: its local weights and its share.
 
-    network: FeatureName = "vgg16"
+    ``network``: features of "vgg16", "squeezenet" or "taesana" (see ``feature_distance``), or LPIPS with its learned
+    weights, "lpips_alex" or "lpips_vgg" (``weights`` are then the trunk's).
+    """
+
+    network: FeatureName | Literal["lpips_alex", "lpips_vgg"] = "vgg16"
     weights: str | None = None
     share: float = 1.0
 
@@ -55,6 +59,7 @@ class LossConfig:
 
     ``guidance``, ``semantic``, ``pixel``, ``feature``: the paper's lambda 1 to 4; a term of weight 0 is not computed.
     ``storage``, ``lattice``: ours, see ``storage_cost`` and ``lattice_excess`` in ``faitheir.training.losses``.
+    ``distribution``: IRN's third (Xiao et al. 2020), mean square of what is lost, which makes it like a normal sample.
     ``guidance_norm``, ``pixel_norm``: "l1" or "l2" (mean). ``semantic_distance``: "cosine" (1 - cos), "l1" or "l2".
     ``feature_shift``: features are taken at a new random offset of up to this many pixels each step: at a fixed one,
     networks with strides do not see patterns that repeat in step with them.
@@ -67,6 +72,7 @@ class LossConfig:
     feature: float = 3.0
     storage: float = 0.0
     lattice: float = 0.0
+    distribution: float = 0.0
     guidance_norm: Literal["l1", "l2"] = "l1"
     pixel_norm: Literal["l1", "l2"] = "l1"
     semantic_distance: Literal["cosine", "l1", "l2"] = "cosine"
@@ -78,7 +84,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
-        terms = (self.guidance, self.semantic, self.pixel, self.feature, self.storage, self.lattice)
+        terms = (self.guidance, self.semantic, self.pixel, self.feature, self.storage, self.lattice, self.distribution)
         if min(*terms, self.feature_shift) < 0:
             raise ConfigError("the weights of the losses and feature_shift must not be negative.")
 

@@ -20,17 +20,6 @@ from faitheir.training.config import DataConfig
 SHARD_SUFFIX = ".tar"
 
 
-def find_photographs(folder: str | Path) -> list[Path]:
-    """Every picture file below ``folder``, sorted. Raises ImageError where there is none."""
-    root = Path(folder)
-    if not root.is_dir():
-        raise ImageError(f"{folder}: not a folder; give a folder of photographs.")
-    paths = sorted(p for p in root.rglob("*") if p.is_file() and is_picture_path(p))
-    if not paths:
-        raise ImageError(f"{folder}: no photographs in this folder.")
-    return paths
-
-
 @dataclass(frozen=True)
 class Photograph:
     """Where a photograph is: a file, or ``size`` bytes from ``offset`` of a shard, its ``member``."""

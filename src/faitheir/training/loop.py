@@ -158,7 +158,7 @@ class _Pass(nn.Module):
 
     def forward(self, x: Tensor) -> Reconstruction:
         if self.stage == "vae":
-            return Reconstruction(None, self.model.autoencode(x), None)
+            return Reconstruction(None, self.model.autoencode(x), None, None)
         out: Reconstruction = self.model(x)
         return out
 
@@ -498,9 +498,9 @@ class _Trainer:
         with self._averaged() as model:
             if recorder is not None and model is not None:
                 folder = self.folder / "validation" / f"step-{self.step:08d}"
-                network = next(iter(self.objective.networks), None)
+                distance = next(iter(self.objective.networks), None)
                 # The pipeline may move the model; what is trained stays where it is.
-                figures = validate(model, self.config, folder, network)
+                figures = validate(model, self.config, folder, distance)
                 recorder.scalars({"step": self.step, **figures})
                 recorder.pictures(self.step, sorted(folder.glob("*.roundtrip.png"))[:4])
                 self.log("validation: " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))

@@ -1,13 +1,13 @@
-"""The training objective (paper 3.5): L = l1 L_LR + l2 L_sem + l3 L_rec + l4 L_feat."""
+"""The training objective (paper 3.5): L = l1 L_LR + l2 L_sem + l3 L_rec + l4 L_feat, and optional terms of ours."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faitheir.errors import ConfigError
-from faitheir.features import feature_distance, load_feature_network, load_teacher
+from faitheir.features import FeatureNetwork, feature_distance, load_feature_network, load_lpips, load_teacher
 from faitheir.nn.codec import Reconstruction
-from faitheir.training.config import LossConfig
+from faitheir.training.config import FeatureLossConfig, LossConfig
 
 
 def bicubic_thumbnail(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -54,6 +54,26 @@ def _norm(kind: str, a: Tensor, b: Tensor) -> Tensor:
     return F.l1_loss(a, b) if kind == "l1" else F.mse_loss(a, b)
 
 
+class _FeatureDistance(nn.Module):
+    """``feature_distance`` of a network, as a module: (B, 3, H, W) twice -> (B,)."""
+
+    def __init__(self, network: FeatureNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return feature_distance(self.network, a, b)
+
+
+def _distance(config: FeatureLossConfig) -> nn.Module:
+    """The perceptual distance that a feature loss is made of."""
+    if config.network == "lpips_alex":
+        return load_lpips("alex", config.weights)
+    if config.network == "lpips_vgg":
+        return load_lpips("vgg", config.weights)
+    return _FeatureDistance(load_feature_network(config.network, config.weights))
+
+
 class Objective(nn.Module):
     """The weighted sum of the losses whose weight is not zero, with the frozen networks that they need.
 
@@ -66,7 +86,7 @@ class Objective(nn.Module):
         self.config = config
         self.networks = nn.ModuleList()
         if config.feature:
-            self.networks.extend(load_feature_network(f.network, f.weights) for f in config.features)
+            self.networks.extend(_distance(f) for f in config.features)
         self.teacher = None
         # Only tokens made from the thumbnail's pixels can be aligned with a picture.
         if config.semantic and tokens:
@@ -100,15 +120,14 @@ class Objective(nn.Module):
             )
             a, b = (p[:, :, top : top + height, left : left + width] for p in (picture, x))
             terms["feature"] = torch.stack(
-                [
-                    f.share * feature_distance(network, a, b).mean()  # type: ignore[arg-type]
-                    for f, network in zip(c.features, self.networks, strict=True)
-                ]
+                [f.share * network(a, b).mean() for f, network in zip(c.features, self.networks, strict=True)]
             ).sum()
         if self.teacher is not None and out.condition is not None and out.condition.grid is not None:
             with torch.no_grad():
                 target = self.teacher.features(x, out.condition.grid).flatten(2).transpose(1, 2)
             terms["semantic"] = self._semantic(out.condition.tokens.float(), target)
+        if c.distribution and out.lost is not None:
+            terms["distribution"] = out.lost.float().square().mean()
         if c.lattice and out.thumbnail is not None:
             terms["lattice"] = lattice_excess(picture - x, x.shape[2] // out.thumbnail.shape[2])
         total = torch.stack([getattr(c, name) * term for name, term in terms.items()]).sum()

@@ -10,19 +10,18 @@ from torch import Tensor, nn
 
 from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.evaluation.roundtrip import round_trip, side_by_side
-from faitheir.features import feature_distance
+from faitheir.files import find_photographs
 from faitheir.images import Picture, UInt8Array, pad_to_multiple, read_picture, write_picture
 from faitheir.nn.codec import FaithEIR
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.training.config import TrainConfig
-from faitheir.training.data import find_photographs
 
 
-def validate(model: FaithEIR, config: TrainConfig, folder: Path, network: nn.Module | None = None) -> dict[str, float]:
+def validate(model: FaithEIR, config: TrainConfig, folder: Path, distance: nn.Module | None = None) -> dict[str, float]:
     """Take ``val_count`` photographs of ``data.val`` through the round trip and leave the pictures in ``folder``.
 
     In the stage "vae" it is the encoder and decoder that they go through, and there is no thumbnail. Returns the means
-    of the figures, "val_distance" among them (see ``feature_distance``) where a ``network`` is given. The model is
+    of the figures, "val_distance" among them where a perceptual ``distance`` of pictures in [0, 1] is given. The model is
     left in evaluation mode.
     """
     assert config.data.val is not None
@@ -34,8 +33,8 @@ def validate(model: FaithEIR, config: TrainConfig, folder: Path, network: nn.Mod
     for path in paths:
         original = read_picture(path)
         figures, restored = measure(original, folder, path.stem)
-        if network is not None:
-            figures["distance"] = _distance(network, restored.rgb, original.rgb)
+        if distance is not None:
+            figures["distance"] = _distance(distance, restored.rgb, original.rgb)
         rows.append(figures)
     return {f"val_{key}": float(np.nanmean([row[key] for row in rows])) for key in rows[0]}
 
@@ -71,9 +70,9 @@ def _through_the_vae(model: FaithEIR) -> _Measure:
 
 
 @torch.inference_mode()
-def _distance(network: nn.Module, a: UInt8Array, b: UInt8Array) -> float:
-    device = next(network.buffers()).device
-    return float(feature_distance(network, _tensor(a).to(device), _tensor(b).to(device)))  # type: ignore[arg-type]
+def _distance(distance: nn.Module, a: UInt8Array, b: UInt8Array) -> float:
+    device = next(distance.parameters()).device
+    return float(distance(_tensor(a).to(device), _tensor(b).to(device)))
 
 
 def _tensor(rgb: UInt8Array) -> Tensor:

@@ -1,0 +1,207 @@
+"""Metrics of one picture, ready to be called, and what their values are bound to: library, version, weights."""
+
+import contextlib
+import io
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from faitheir import __version__
+from faitheir.errors import EvaluationError, MissingDependencyError, ModelError
+from faitheir.evaluation.metrics import METRICS, psnr, ssim
+from faitheir.evaluation.protocols import Protocol, find_protocol
+from faitheir.features import feature_distance, load_feature_network, load_lpips, read_state
+from faitheir.images import UInt8Array
+from faitheir.models import weights_hash
+
+#: By metric: the network whose weights it needs, under the name by which a local file of them is given.
+NETWORKS = {
+    "lpips_alex": "alexnet",
+    "lpips_vgg": "vgg16",
+    "dists": "vgg16",
+    "fid": "inception",
+    "kid": "inception",
+    "musiq": "musiq",
+    "squeezenet_distance": "squeezenet",
+}
+
+#: The networks have no features left of pictures with a side below this: they have no value there (nan).
+MIN_SIDE = 32
+
+Weights = Mapping[str, str | Path]
+
+
+@dataclass(frozen=True)
+class PictureMetric:
+    """Call it with original and restored picture, uint8 (H, W, 3): the value, nan where it is not defined.
+
+    ``about``: what the values are bound to besides the pictures: library and version, hash of weights, settings.
+    """
+
+    name: str
+    about: str
+    measure: Callable[[UInt8Array, UInt8Array], float]
+
+    def __call__(self, original: UInt8Array, restored: UInt8Array) -> float:
+        """Raises ValueError where sizes differ."""
+        if original.shape != restored.shape:
+            raise ValueError(f"pictures of one size are wanted, not {original.shape} and {restored.shape}.")
+        return self.measure(original, restored)
+
+
+def picture_metric(
+    name: str,
+    *,
+    protocol: str | Protocol = "paper",
+    scale: int | None = None,
+    weights: Weights | None = None,
+    device: str | torch.device = "cpu",
+) -> PictureMetric:
+    """The metric ``name`` of one picture, under a protocol.
+
+    ``scale``: where the protocol's border is as wide as it. ``weights``: local files by network, of `NETWORKS`; others
+    are fetched by the library that publishes them. Raises EvaluationError, ModelError or MissingDependencyError with
+    what to do where it cannot be had.
+    """
+    protocol = find_protocol(protocol)
+    weights = {} if weights is None else weights
+    device = torch.device(device)
+    if name in ("psnr", "ssim"):
+        return _fidelity(name, protocol, scale)
+    if name in ("lpips_alex", "lpips_vgg"):
+        net: Literal["alex", "vgg"] = "alex" if name == "lpips_alex" else "vgg"
+        lpips = load_lpips(net, weights.get("alexnet" if net == "alex" else "vgg16"))
+        return _of_network(name, f"lpips {version('lpips')}", lpips, lpips, device)
+    if name == "dists":
+        dists = _load_dists(weights.get("vgg16"))
+        return _of_network(name, f"torchmetrics {version('torchmetrics')}", dists, dists, device)
+    if name == "musiq":
+        musiq = _load_musiq(weights.get("musiq"), device)
+        return _of_network(name, f"pyiqa {version('pyiqa')}", musiq, lambda _, restored: musiq(restored), device)
+    if name == "squeezenet_distance":
+        if "squeezenet" not in weights:
+            raise ModelError("the SqueezeNet distance needs a local file of squeezenet1_0 as torchvision names it.")
+        squeezenet = load_feature_network("squeezenet", weights["squeezenet"])
+        distance = partial(feature_distance, squeezenet)
+        return _of_network(name, f"faitheir {__version__}", squeezenet, distance, device)
+    known = ", ".join(METRICS)
+    raise EvaluationError(f"'{name}' is no metric of one picture that is computed here; the metrics are {known}.")
+
+
+def to_tensor(rgb: UInt8Array, device: torch.device) -> Tensor:
+    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(rgb)).to(device).permute(2, 0, 1)[None].float() / 255
+
+
+def network_hash(network: nn.Module) -> str:
+    """16 hexadecimal digits over all of a network's weights, however they were stored."""
+    return weights_hash(network.state_dict())
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """No gradients, and float32 that is float32 on every GPU."""
+    with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+        yield
+
+
+def _fidelity(name: str, protocol: Protocol, scale: int | None) -> PictureMetric:
+    border = scale if protocol.border is None else protocol.border
+    if border is None:
+        raise EvaluationError(
+            f"the protocol '{protocol.name}' leaves out a border as wide as the scale, and the scale is not known; "
+            "give it with --scale."
+        )
+
+    def measure(original: UInt8Array, restored: UInt8Array) -> float:
+        if border and min(original.shape[:2]) <= 2 * border:
+            return float("nan")
+        a, b = (p[border : len(p) - border, border : p.shape[1] - border] for p in (original, restored))
+        return (psnr if name == "psnr" else ssim)(a, b, luma=protocol.luma)
+
+    pixels = f"{'Y' if protocol.luma else 'RGB'}, border {border}"
+    return PictureMetric(name, f"faitheir {__version__}, {pixels}", measure)
+
+
+def _of_network(
+    name: str, library: str, network: nn.Module, distance: Callable[[Tensor, Tensor], Tensor], device: torch.device
+) -> PictureMetric:
+    about = f"{library}, weights {network_hash(network)}"
+    network.requires_grad_(False).eval().to(device)
+
+    def measure(original: UInt8Array, restored: UInt8Array) -> float:
+        if min(original.shape[:2]) < MIN_SIDE:
+            return float("nan")
+        with exact():
+            return float(distance(to_tensor(original, device), to_tensor(restored, device)))
+
+    return PictureMetric(name, about, measure)
+
+
+def _load_dists(weights: str | Path | None) -> nn.Module:
+    try:
+        from torchmetrics.functional.image import dists
+    except ImportError:
+        raise MissingDependencyError("DISTS needs torchmetrics: pip install 'faitheir[eval]'.") from None
+    trunk = SimpleNamespace(features=load_feature_network("vgg16", weights).layers)
+    # torchmetrics has no way to give its VGG16 weights from a file: it is handed ours, loaded, where it asks for one.
+    theirs = dists.vgg16
+    try:
+        dists.vgg16 = lambda weights: trunk  # noqa: ARG005
+        network: nn.Module = dists.DISTSNetwork()
+    finally:
+        dists.vgg16 = theirs
+    return network
+
+
+def _load_musiq(weights: str | Path | None, device: torch.device) -> nn.Module:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            import pyiqa
+    except ImportError:
+        raise MissingDependencyError(
+            "MUSIQ needs pyiqa, whose licence forbids commercial use: pip install 'faitheir[musiq]'."
+        ) from None
+    with clean_file("musiq", weights) as path, contextlib.redirect_stdout(sys.stderr):
+        try:
+            options = {} if path is None else {"pretrained_model_path": str(path)}
+            network: nn.Module = pyiqa.create_metric("musiq", device=device, **options)
+        except OSError as error:
+            raise ModelError(
+                f"the weights of 'musiq' could not be fetched by pyiqa ({error}); get its file "
+                "musiq_koniq_ckpt-e95806b9.pth elsewhere and give the file."
+            ) from None
+        except (RuntimeError, KeyError):
+            raise ModelError(f"{weights}: these are not the weights of 'musiq'.") from None
+    return network
+
+
+@contextlib.contextmanager
+def clean_file(name: str, weights: str | Path | None) -> Iterator[Path | None]:
+    """A file of the tensors in ``weights`` and nothing else, for libraries that would unpickle whatever is in it."""
+    if weights is None:
+        yield None
+        return
+    state = read_state(name, weights)
+    with tempfile.TemporaryDirectory(prefix="faitheir-") as folder:
+        path = Path(folder) / f"{name}.pth"
+        torch.save(state, path)
+        yield path

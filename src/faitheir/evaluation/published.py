@@ -1,0 +1,88 @@
+"""The paper's own Tables 1 to 5, as published: not measured here, and shown apart from what was."""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+
+from faitheir.config import from_dict
+from faitheir.errors import EvaluationError
+from faitheir.evaluation.metrics import METRICS
+from faitheir.evaluation.results import SystemResult
+
+TABLES = (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class Disputed:
+    """A published figure that cannot be right, or not as it stands, kept all the same."""
+
+    row: str
+    column: str
+    why: str
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """One table. ``rows`` have a text, a number or None (a dash in the paper) for each of ``columns``.
+
+    Columns of metrics are named as in METRICS; ``lpips`` is LPIPS of a network that the paper does not name.
+    """
+
+    table: int
+    source: str
+    caption: str
+    note: str
+    disputed: tuple[Disputed, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float | None, ...], ...]
+
+    def __post_init__(self) -> None:
+        """Raises EvaluationError where a row has another length than the columns."""
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise EvaluationError(f"table {self.table}: a row does not have {len(self.columns)} values.")
+
+    def records(self) -> list[dict[str, str | int | float | None]]:
+        """The rows, each value by its column."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+def published_table(number: int) -> PublishedTable:
+    """The paper's Table 1 (comparison), 2 and 3 (ablation), 4 (complexity) or 5 (storage against JPEG)."""
+    if number not in TABLES:
+        raise EvaluationError(f"The paper has no Table {number}; choose one of 1 to {TABLES[-1]}.")
+    name = f"table{number}.json"
+    text = (resources.files("faitheir") / "evaluation" / "published" / name).read_text(encoding="utf-8")
+    return from_dict(PublishedTable, json.loads(text), where=name)
+
+
+def published_results(number: int, *, dataset: str | None = None, scale: int | None = None) -> list[SystemResult]:
+    """The rows of a table as results that tables and plots show beside measured ones, marked as published.
+
+    ``dataset`` ("DIV2K-val", "LSDIR-val", "CLIC2020") and ``scale`` (16, 32) choose rows of Table 1. Raises
+    EvaluationError for what the table does not have.
+    """
+    table = published_table(number)
+    for column, wanted in (("dataset", dataset), ("scale", scale)):
+        there = list(dict.fromkeys(record.get(column) for record in table.records()))
+        if wanted is not None and wanted not in there:
+            known = ", ".join(str(value) for value in there if value is not None)
+            raise EvaluationError(f"Table {number} has nothing for {column} '{wanted}'; it has {known or 'none'}.")
+    results = []
+    for record in table.records():
+        if dataset not in (None, record.get("dataset")) or scale not in (None, record.get("scale")):
+            continue
+        about = {"source": f"{table.source}, Table {number}", "dataset": str(record.get("dataset") or "")}
+        names = [str(record[key]) for key in ("experiment", "method") if key in record]
+        own_scale = record.get("scale")
+        results.append(
+            SystemResult(
+                system=" ".join(names),
+                kind="published",
+                protocol="paper",
+                scale=own_scale if isinstance(own_scale, int) else None,
+                summary={k: float(v) for k, v in record.items() if k in METRICS and isinstance(v, (int, float))},
+                about={key: value for key, value in about.items() if value},
+                note=f"Published, not measured: {table.source}, Table {number}. {table.note}",
+            )
+        )
+    return results

@@ -1,0 +1,295 @@
+"""The report: one HTML file with tables, plots and a browser of the pictures, which loads nothing from anywhere.
+
+Pictures are put in at their own resolution, newly encoded; what is large is cut to its part with the strongest edges.
+The worst and the best are put in first, up to a number of pictures and of bytes; the others are listed by name.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from tqdm import tqdm
+
+from faitheir import __version__
+from faitheir.errors import EvaluationError, ImageError, MissingDependencyError
+from faitheir.evaluation.plots import inline_svg
+from faitheir.evaluation.results import PictureResult, SystemResult
+from faitheir.evaluation.sheets import busiest
+from faitheir.evaluation.tables import metric, metrics_of, shown, tabulate, to_html
+from faitheir.images import Picture, UInt8Array, encode_picture, read_picture, resize_bicubic, write_atomic
+
+#: Of the pictures in a report, as WebP.
+QUALITY = 90
+#: The longest side of a part that is put in, and of the small picture in which it is chosen, in pixels.
+SIDE, OVERVIEW_SIDE = 1024, 320
+
+_START = 120  # pixels: about what is seen at first
+
+
+@dataclass(frozen=True)
+class _Order:
+    """By which values of which system (its place among the measured) pictures are worst or best."""
+
+    metric: str
+    system: int
+
+
+def write_report(
+    path: str | Path,
+    results: Sequence[SystemResult],
+    *,
+    metrics: Sequence[str] | None = None,
+    title: str = "FaithEIR: comparison",
+    sort: str | None = None,
+    pictures: int = 24,
+    max_bytes: int = 32 * 2**20,
+    progress: bool = True,
+) -> None:
+    """Write the report of measured and published results, whole or not at all.
+
+    ``metrics``: the columns and plots, all by default. ``sort``: the metric by which pictures are worst and best, that
+    of the first model (else the first system); by default the first one that is ranked. At most ``pictures``
+    pictures, and ``max_bytes`` bytes of encoded ones, are put in. Raises EvaluationError for a metric that is not
+    there, ImageError where the file cannot be written. A picture file that is gone or damaged is said in its place.
+    """
+    measured = [result for result in results if result.kind != "published"]
+    order = _order(measured, sort)
+    data, kept, left = _pictures(measured, order, metrics, pictures, max_bytes, progress)
+    script = _page("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    count = len({picture.picture for result in measured for picture in result.pictures})
+    text = Template(_page("report.html")).substitute(
+        title=html.escape(title),
+        lead=f"{_count(len(measured), 'measured system')}, {_count(count, 'picture')}; made by FaithEIR {__version__}.",
+        style=_page("report.css"),
+        script=script,
+        script_hash=f"sha256-{digest}",
+        table=to_html(tabulate(results, metrics)),
+        plots=_plots(results, metrics),
+        pictures=_browser(measured, order, kept, left),
+        about=_about(results),
+        # "<" would end the element that holds it if "/script" followed.
+        data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+    )
+    # A file's name may hold bytes that are no text.
+    write_atomic(path, text.encode(errors="backslashreplace"))
+
+
+def _page(name: str) -> str:
+    return (resources.files("faitheir.evaluation") / "page" / name).read_text(encoding="utf-8")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _order(measured: Sequence[SystemResult], sort: str | None) -> _Order | None:
+    system = next((i for i, result in enumerate(measured) if result.kind == "model"), 0)
+    there = {name for result in measured for picture in result.pictures for name in picture.values}
+    ranked = [name for name in metrics_of(measured) if name in there and metric(name).direction is not None]
+    if sort is not None and sort not in ranked:
+        raise EvaluationError(f"pictures cannot be sorted by '{sort}'; choose from {', '.join(ranked) or 'none'}.")
+    return _Order(sort or ranked[0], system) if ranked else None
+
+
+def _ranking(measured: Sequence[SystemResult], order: _Order | None) -> list[str]:
+    """All pictures' names: worst, best, second worst, second best, and so on; last, those without a value."""
+    names = list(dict.fromkeys(picture.picture for result in measured for picture in result.pictures))
+    if order is None:
+        return names
+    values = {p.picture: p.values[order.metric] for p in measured[order.system].pictures if order.metric in p.values}
+    sign = 1 if metric(order.metric).direction == "higher" else -1
+    ranked = sorted((n for n in names if not math.isnan(values.get(n, math.nan))), key=lambda n: (sign * values[n], n))
+    turns = [name for pair in zip(ranked, reversed(ranked), strict=True) for name in pair]
+    return list(dict.fromkeys([*turns, *names]))
+
+
+def _pictures(
+    measured: Sequence[SystemResult],
+    order: _Order | None,
+    metrics: Sequence[str] | None,
+    limit: int,
+    max_bytes: int,
+    progress: bool,
+) -> tuple[dict[str, Any], list[str], dict[str, str]]:
+    """What the page's script works on; the names of the pictures in it; those left out, with a reason if any."""
+    named = [{picture.picture: picture for picture in result.pictures} for result in measured]
+    kept: list[dict[str, Any]] = []
+    left: dict[str, str] = {}
+    spent, full = 0, False
+    for name in tqdm(_ranking(measured, order), desc="report", disable=None if progress else True):
+        if full or len(kept) >= limit:
+            left[name] = ""
+            continue
+        found = [pictures.get(name) for pictures in named]
+        try:
+            entry, size = _embed(name, found, measured)
+        except ImageError as error:
+            left[name] = str(error)
+            continue
+        if spent + size > max_bytes:
+            full = True
+            left[name] = ""
+            continue
+        spent += size
+        kept.append(entry)
+    there = {key for entry in kept for values in entry["values"].values() for key in values}
+    chosen = [name for name in metrics_of(measured, metrics) if name in there]
+    if order is not None and order.metric in there and order.metric not in chosen:
+        chosen.append(order.metric)
+    kinds = [(name, metric(name)) for name in chosen]
+    data = {
+        "systems": [result.system for result in measured],
+        "metrics": [
+            {"key": key, "label": kind.label, "unit": kind.unit, "direction": kind.direction, "digits": kind.digits}
+            for key, kind in kinds
+        ],
+        "sort": {"metric": order.metric, "system": order.system} if order else {},
+        "pictures": kept,
+    }
+    return data, [entry["name"] for entry in kept], left
+
+
+def _embed(
+    name: str, found: Sequence[PictureResult | None], measured: Sequence[SystemResult]
+) -> tuple[dict[str, Any], int]:
+    """One picture of the page, and how many bytes its encoded pictures take. ImageError without its original."""
+    path = next((picture.original for picture in found if picture and picture.original), None)
+    if path is None:
+        reasons = [picture.error for picture in found if picture and picture.error]
+        raise ImageError(reasons[0] if reasons else "its original is not named in the results.")
+    original = read_picture(path)
+    width, height = min(SIDE, original.width), min(SIDE, original.height)
+    left, top = busiest(original.rgb, width, height)
+    part = original.rgb[top : top + height, left : left + width]
+    start = busiest(part, _START, _START)
+    sources: list[str] = []
+
+    def put(rgb: UInt8Array, *, lossless: bool = False) -> str:
+        data = encode_picture(Picture(rgb), "webp", quality=None if lossless else QUALITY)
+        sources.append("data:image/webp;base64," + base64.b64encode(data).decode())
+        return sources[-1]
+
+    entry: dict[str, Any] = {
+        "name": name,
+        "width": original.width,
+        "height": original.height,
+        "window": [left, top, width, height],
+        "start": [left + start[0] + min(_START, width) / 2, top + start[1] + min(_START, height) / 2],
+        "overview": put(_reduced(original.rgb, OVERVIEW_SIDE)),
+        "original": put(part),
+        "thumbnails": {},
+        "restored": {},
+        "notes": {},
+        "values": {},
+    }
+    for index, (result, picture) in enumerate(zip(measured, found, strict=True)):
+        if picture is None or picture.error is not None:
+            entry["notes"][index] = "not measured" if picture is None else picture.error
+            continue
+        entry["values"][index] = {key: _json_number(v) for key, v in picture.values.items() if not math.isnan(v)}
+        if picture.thumbnail is not None:
+            try:
+                entry["thumbnails"][index] = _thumbnail(read_picture(picture.thumbnail), original, result.scale, put)
+            except ImageError as error:
+                entry["notes"][index] = str(error)
+        try:
+            if picture.restored is None:
+                raise ImageError("its file was not kept.")
+            restored = read_picture(picture.restored)
+            if restored.rgb.shape != original.rgb.shape:
+                raise ImageError(f"{picture.restored} is not of the size of {path}.")
+            entry["restored"][index] = put(restored.rgb[top : top + height, left : left + width])
+        except ImageError as error:
+            entry["notes"][index] = str(error)
+    return entry, sum(map(len, sources))
+
+
+def _thumbnail(thumbnail: Picture, original: Picture, scale: int | None, put: Any) -> dict[str, Any]:
+    """A thumbnail in the page: its pixels, its size, and how many of the original's pixels it covers."""
+    size = (thumbnail.width, thumbnail.height)
+    covers = [side * scale for side in size] if scale else [original.width, original.height]
+    return {"source": put(_reduced(thumbnail.rgb, SIDE), lossless=True), "size": size, "covers": covers}
+
+
+def _reduced(rgb: UInt8Array, side: int) -> UInt8Array:
+    """The whole picture, its longer side at most ``side`` pixels."""
+    height, width = rgb.shape[:2]
+    factor = min(1.0, side / max(width, height))
+    return rgb if factor == 1 else resize_bicubic(rgb, (max(1, round(width * factor)), max(1, round(height * factor))))
+
+
+def _json_number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def _plots(results: Sequence[SystemResult], metrics: Sequence[str] | None) -> str:
+    try:
+        svg = inline_svg(results, metrics)
+    except (EvaluationError, MissingDependencyError) as error:
+        return f"<p>Not drawn: {html.escape(str(error))}</p>"
+    return (
+        f'<figure class="plot" role="img" aria-label="Bits per pixel against each metric; the table above has the '
+        f'values.">\n{svg}</figure>\n<p>Means over the pictures. The points of one codec are joined.</p>'
+    )
+
+
+def _browser(measured: Sequence[SystemResult], order: _Order | None, kept: Sequence[str], left: dict[str, str]) -> str:
+    parts = []
+    if kept:
+        which = ""
+        if order is not None and left:
+            label, system = metric(order.metric).label, measured[order.system].system
+            which = f", the worst and the best by the {html.escape(label)} of {html.escape(system)}"
+        note = (
+            f"{_count(len(kept), 'picture')} of {len(kept) + len(left)}{which}. They are in this page as WebP of "
+            f"quality {QUALITY}, at their own resolution; of larger ones, the part of {SIDE} x {SIDE} pixels with the "
+            "strongest edges."
+        )
+        parts.append(Template(_page("browser.html")).substitute(note=note))
+    else:
+        parts.append("<p>There are no pictures to show.</p>")
+    for heading, names in (
+        ("measured, but not in this page", [name for name, why in left.items() if not why]),
+        ("could not be shown", [name for name, why in left.items() if why]),
+    ):
+        if names:
+            items = "".join(f"<li>{_listed(name, left[name], measured, order)}</li>\n" for name in sorted(names))
+            summary = f"{_count(len(names), 'picture')} {heading}"
+            parts.append(f'<details><summary>{summary}</summary><ul class="list">\n{items}</ul></details>')
+    return "\n".join(parts)
+
+
+def _listed(name: str, why: str, measured: Sequence[SystemResult], order: _Order | None) -> str:
+    if why:
+        return f"{html.escape(name)}: {html.escape(why)}"
+    if order is None:
+        return html.escape(name)
+    values = (p.values.get(order.metric, math.nan) for p in measured[order.system].pictures if p.picture == name)
+    value = next(values, math.nan)
+    text = "" if math.isnan(value) else f": {shown(value, order.metric)} {metric(order.metric).unit}".rstrip()
+    return html.escape(name) + text
+
+
+def _about(results: Iterable[SystemResult]) -> str:
+    parts = []
+    for result in results:
+        rows = {"kind": result.kind, "protocol": result.protocol, **result.about}
+        if result.note:
+            rows["note"] = result.note
+        items = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>\n" for key, value in rows.items())
+        parts.append(f"<details><summary>{html.escape(result.system)}</summary><dl>\n{items}</dl></details>")
+        failed = [picture for picture in result.pictures if picture.error is not None]
+        if failed:
+            lines = "".join(f"<li>{html.escape(p.picture)}: {html.escape(p.error or '')}</li>\n" for p in failed)
+            summary = f"{html.escape(result.system)}: {_count(len(failed), 'picture')} failed"
+            parts.append(f'<details open><summary class="caution">{summary}</summary><ul>\n{lines}</ul></details>')
+    return "\n".join(parts)

@@ -1,0 +1,97 @@
+"""What has been computed, by the contents of the files it was computed from: a run that stopped goes on.
+
+A key is a hash of everything that an entry depends on, so nothing ever needs to be thrown away for being out of date,
+and the whole folder may be deleted at any time.
+"""
+
+import hashlib
+import io
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from faitheir.images import open_file, write_atomic
+
+
+def file_hash(path: Path) -> str:
+    """64 hexadecimal digits (SHA-256) of a file's bytes. Raises ImageError where it cannot be read."""
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=100_000)
+def _hash_of(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 (they tell versions of a file apart)
+    return file_hash(path)
+
+
+class Store:
+    """Entries in a folder, or in memory where there is none."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._memory: dict[str, bytes] = {}
+
+    @staticmethod
+    def key(*parts: object) -> str:
+        """Of an entry that depends on ``parts``."""
+        return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()
+
+    @staticmethod
+    def hash(path: Path) -> str:
+        """``file_hash``, remembered as long as the file's size and time stay. Raises ImageError."""
+        try:
+            status = path.stat()
+        except OSError:
+            return file_hash(path)  # it raises what there is to say
+        return _hash_of(path, status.st_size, status.st_mtime_ns)
+
+    def entry(self, key: str) -> dict[str, Any]:
+        """What ``write_entry`` left; empty where there is nothing whole."""
+        try:
+            values = json.loads(self._read(f"{key}.json") or b"{}")
+        except ValueError:
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def write_entry(self, key: str, values: dict[str, Any]) -> None:
+        """Replace an entry, whole or not at all. Raises ImageError."""
+        self._write(f"{key}.json", json.dumps(values).encode())
+
+    def array(self, key: str) -> np.ndarray | None:
+        """What ``write_array`` left; None where there is nothing whole."""
+        data = self._read(f"{key}.npy")
+        if data is None:
+            return None
+        try:
+            array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError, OSError):
+            return None
+        return array
+
+    def write_array(self, key: str, array: np.ndarray) -> None:
+        """Replace an array, whole or not at all. Raises ImageError."""
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        self._write(f"{key}.npy", buffer.getvalue())
+
+    def _read(self, name: str) -> bytes | None:
+        if self.folder is None:
+            return self._memory.get(name)
+        try:
+            return (self.folder / name[:2] / name).read_bytes()
+        except OSError:
+            return None
+
+    def _write(self, name: str, data: bytes) -> None:
+        if self.folder is None:
+            self._memory[name] = data
+            return
+        path = self.folder / name[:2] / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)

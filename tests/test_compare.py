@@ -1,0 +1,478 @@
+"""Systems side by side: what they leave on disk, what they are held to, and what stops only one picture."""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from conftest import save_tiny_model
+from faitheir.backbones.pixels import PixelsConfig
+from faitheir.errors import EvaluationError, FaithEIRError, MissingDependencyError, ModelError
+from faitheir.evaluation.compare import Measuring, compare, write_comparison
+from faitheir.evaluation.methods import Spec, open_method, parse_methods
+from faitheir.evaluation.metrics import psnr
+from faitheir.evaluation.peers import flat_names, match_outputs
+from faitheir.evaluation.results import SystemResult, file_stem, read_result
+from faitheir.evaluation.store import Store
+from faitheir.evaluation.systems import Setting, Target
+from faitheir.images import UInt8Array, bicubic_thumbnail, read_picture, resize_bicubic
+from faitheir.models import ModelConfig
+from faitheir.nn.codec import CodecConfig
+from faitheir.thumbnail import Thumbnail
+
+Photo = Callable[..., Path]
+COFFEE = Path(__file__).parents[1] / "examples" / "coffee.jpg"
+MEASURING = Measuring(metrics=("psnr",), progress=False)
+
+
+@pytest.fixture
+def hr(tmp_path: Path, photo: Photo) -> Path:
+    """Three photographs, one of them in a folder of its own, of sizes that 16 does not divide."""
+    folder = tmp_path / "hr"
+    (folder / "cups").mkdir(parents=True)
+    Image.open(COFFEE).resize((150, 100), Image.Resampling.LANCZOS).save(folder / "cups" / "coffee.png")
+    photo("hr/a.png", 90, 70)
+    photo("hr/b.jpg", 64, 81, quality=95, seed=1)
+    return folder
+
+
+def run(hr: Path, out: Path, *systems: str, **options: Any) -> dict[str, SystemResult]:
+    results = compare(hr, parse_methods(systems), out, measuring=MEASURING, **options)
+    return {result.system: result for result in results}
+
+
+def by_picture(result: SystemResult, key: str) -> dict[str, float]:
+    return {picture.picture: picture.values[key] for picture in result.pictures}
+
+
+def rgb(path: str | Path | None) -> UInt8Array:
+    assert path is not None
+    return read_picture(path).rgb
+
+
+# What systems are called.
+
+
+def test_systems_by_name() -> None:
+    specs = parse_methods(["nano-x16,bicubic", "Ours=model:runs/x, jpeg@bytes", "cmd:prog, {input} {output}"])
+    assert specs == [
+        Spec("model", "nano-x16"),
+        Spec("resampling", "bicubic"),
+        Spec("model", "runs/x", label="Ours"),
+        Spec("codec", "jpeg", "bytes"),
+        Spec("cmd", "prog, {input} {output}"),
+    ]
+    assert parse_methods(["avif@bytes-reduced", "S=sr:a=b.pth"])[1] == Spec("sr", "a=b.pth", label="S")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("nano-x61", "Unknown system 'nano-x61'"),
+        ("jpeg", "jpeg@bytes"),
+        ("jpeg@fid", "cannot be held to 'fid'"),
+        ("jpeg@musiq", "cannot be held to 'musiq'"),
+        ("sr:", "nothing after 'sr:'"),
+        ("", "no systems"),
+        ("png@bytes", "Unknown system"),
+    ],
+)
+def test_systems_that_are_none(text: str, sentence: str) -> None:
+    with pytest.raises(EvaluationError, match=sentence):
+        parse_methods([text])
+
+
+def refuse(text: str, kind: type[FaithEIRError] = EvaluationError, **setting: Any) -> str:
+    """The sentence with which a system is refused before any work."""
+    with pytest.raises(kind) as caught:
+        open_method(parse_methods([text])[0], Setting(**setting), lambda: Target("", {}))
+    return str(caught.value)
+
+
+def test_what_is_not_there_is_said_before_any_work(tmp_path: Path) -> None:
+    assert "{output}" in refuse("cmd:python {input}")
+    assert "no-such-program" in refuse("cmd:no-such-program {input} {output}")
+    assert "is no command" in refuse("cmd:python 'x {input} {output}")
+    assert "no such checkpoint" in refuse(f"sr:{tmp_path}/x.pth", ModelError)
+    assert "is not a folder" in refuse(f"restored:{tmp_path}/x")
+    assert "no weights in this package" in refuse("irn-x16", ModelError)
+    assert "squeezenet1_0" in refuse("jpeg@squeezenet_distance", ModelError)
+
+
+@pytest.mark.parametrize(
+    ("systems", "options", "sentence"),
+    [
+        (("bicubic", "jpeg@bytes"), {}, "compare a model, too"),
+        (("bicubic", "bicubic"), {}, "two systems are called 'bicubic'"),
+        (("bicubic", "jpeg@bytes"), {"target": "nano"}, "choose of the systems compared: bicubic"),
+    ],
+)
+def test_comparisons_that_cannot_be(
+    systems: tuple[str, ...], options: dict[str, Any], sentence: str, hr: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(EvaluationError, match=sentence):
+        run(hr, tmp_path / "out", *systems, **options)
+    assert not (tmp_path / "out").exists()
+
+
+# Resampling.
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".png"])
+def test_bicubic_through_the_thumbnail_file(suffix: str, hr: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run(hr, out, "bicubic", setting=Setting(suffix=suffix), scale=8)["bicubic"]
+    assert (result.kind, result.scale, result.protocol) == ("resampling", 8, "paper")
+    assert [p.picture for p in result.pictures] == ["a", "b", "cups/coffee"]
+    for picture in result.pictures:
+        original, thumbnail, restored = rgb(picture.original), rgb(picture.thumbnail), rgb(picture.restored)
+        assert (thumbnail == bicubic_thumbnail(original, 8)).all()
+        height, width = original.shape[:2]
+        assert (
+            restored == resize_bicubic(thumbnail, (thumbnail.shape[1] * 8, thumbnail.shape[0] * 8))[:height, :width]
+        ).all()
+        stored = out / "bicubic" / "thumbnails" / f"{picture.picture}{suffix}"
+        assert picture.values["bytes"] == stored.stat().st_size == len(Thumbnail.open(stored).encode(suffix[1:]))  # type: ignore[arg-type]
+        assert picture.values["psnr"] == pytest.approx(psnr(original, restored))
+
+
+def test_lanczos_is_not_bicubic(hr: Path, tmp_path: Path) -> None:
+    results = run(hr, tmp_path / "out", "bicubic", "lanczos", scale=4)
+    assert results["lanczos"].summary["psnr"] > results["bicubic"].summary["psnr"]
+    picture = results["lanczos"].pictures[2]
+    padded = np.pad(rgb(picture.original), ((0, 0), (0, 2), (0, 0)), mode="edge")
+    small = np.asarray(Image.fromarray(padded).resize((38, 25), Image.Resampling.LANCZOS))
+    assert (rgb(picture.thumbnail) == small).all()
+    large = np.asarray(Image.fromarray(small).resize((152, 100), Image.Resampling.LANCZOS))[:, :150]
+    assert (rgb(picture.restored) == large).all()
+
+
+# Codecs, held to a model.
+
+
+def test_codecs_are_held_to_the_target(hr: Path, tmp_path: Path, tiny_model: Path) -> None:
+    out = tmp_path / "out"
+    systems = ("webp@bytes", f"tiny=model:{tiny_model}", "webp@bytes-reduced", "jpeg@psnr", "bicubic")
+    results = run(hr, out, *systems)
+    assert list(results) == [
+        "WebP at equal bytes",
+        "tiny",
+        "WebP, reduced at equal bytes",
+        "JPEG at equal PSNR",
+        "bicubic",
+    ]
+    ours = results["tiny"]
+    assert ours.about["model"] == "tiny-x16"
+    budget, reached = by_picture(ours, "bytes"), by_picture(ours, "psnr")
+    at_bytes, reduced = results["WebP at equal bytes"], results["WebP, reduced at equal bytes"]
+    for row in (at_bytes, reduced):
+        assert (row.kind, row.scale) == ("codec", 16)
+        assert (row.about["codec"], row.about["held_to"], row.about["target"]) == ("webp", "bytes", "tiny")
+        assert all(size <= budget[name] for name, size in by_picture(row, "bytes").items())
+        assert all(picture.thumbnail is None for picture in row.pictures)
+    assert reduced.summary["psnr"] >= at_bytes.summary["psnr"]
+    assert "at most the bytes of tiny's file" in at_bytes.note
+    at_value = results["JPEG at equal PSNR"]
+    assert at_value.about["held_to"] == "psnr"
+    assert all(value >= reached[name] for name, value in by_picture(at_value, "psnr").items())
+    for picture in at_value.pictures:
+        stored = out / file_stem("JPEG at equal PSNR") / "coded" / f"{picture.picture}.jpg"
+        assert stored.read_bytes()[:3] == b"\xff\xd8\xff"
+        assert picture.values["bytes"] == stored.stat().st_size
+    # what was returned is what is on disk
+    assert read_result(out / "tiny.json").summary == ours.summary
+
+
+def test_how_many_were_reduced_is_said(hr: Path, tmp_path: Path, tiny_model: Path) -> None:
+    Image.open(COFFEE).save(hr / "large.png")
+    result = run(hr, tmp_path / "out", f"model:{tiny_model}", "webp@bytes")["WebP at equal bytes"]
+    budget = by_picture(read_result(tmp_path / "out" / "tiny-x16.json"), "bytes")
+    codec = open_method(parse_methods(["webp@bytes"])[0], Setting(), lambda: Target("", {}))._codec  # type: ignore[attr-defined]
+    needed = sum(
+        len(codec.encode(rgb(picture.original), codec.qualities[0])) > budget[picture.picture]
+        for picture in result.pictures
+    )
+    assert 0 < needed < 4
+    assert f"larger in {needed} of 4 pictures, which were reduced first" in result.note
+    assert "libwebp" in result.note
+
+
+def test_a_target_by_name(hr: Path, tmp_path: Path) -> None:
+    results = run(hr, tmp_path / "out", "bicubic", "lanczos", "webp@bytes", target="lanczos", scale=8)
+    assert results["WebP at equal bytes"].about["target"] == "lanczos"
+    budget = by_picture(results["lanczos"], "bytes")
+    assert all(size <= budget[name] for name, size in by_picture(results["WebP at equal bytes"], "bytes").items())
+
+
+def test_irn_is_a_model_like_any(hr: Path, tmp_path: Path) -> None:
+    config = ModelConfig(
+        "tiny-irn",
+        CodecConfig(
+            4, transform="haar", pyramid=True, block="inv", inv_blocks=1, growth=4, prior="zeros", embedder="none"
+        ),
+        PixelsConfig(),
+    )
+    folder = save_tiny_model(tmp_path / "model", config)
+    results = run(hr, tmp_path / "out", f"model:{folder}", "bicubic")
+    assert results["tiny-irn"].scale == results["bicubic"].scale == 4
+    assert results["tiny-irn"].about["model_dtype"] == "float32"
+
+
+# Going on.
+
+
+def stamps(out: Path) -> dict[str, int]:
+    kinds = ("restored", "thumbnails", "coded")
+    return {p.as_posix(): p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and {*p.parts} & {*kinds}}
+
+
+def test_a_run_goes_on(hr: Path, tmp_path: Path, tiny_model: Path) -> None:
+    out = tmp_path / "out"
+    systems = (f"model:{tiny_model}", "webp@bytes")
+    first = run(hr, out, *systems)
+    before = stamps(out)
+    assert len(before) == 12
+    assert run(hr, out, *systems) == first  # with the times that were measured then
+    assert stamps(out) == before
+    lost = out / file_stem("WebP at equal bytes") / "restored" / "a.png"
+    lost.unlink()
+    run(hr, out, *systems)
+    after = stamps(out)
+    assert {path for path in after if after[path] != before[path]} == {
+        lost.as_posix(),
+        (lost.parents[1] / "coded" / "a.webp").as_posix(),
+    }
+
+
+def test_files_are_bound_to_what_they_were_held_to(hr: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    small = run(hr, out, "bicubic", "webp@bytes", target="bicubic", scale=16)["WebP at equal bytes"]
+    large = run(hr, out, "bicubic", "webp@bytes", target="bicubic", scale=4)["WebP at equal bytes"]
+    assert large.summary["bytes"] > 2 * small.summary["bytes"]
+    assert large.summary["psnr"] > small.summary["psnr"]
+
+
+# Super-resolution.
+
+
+def compact(path: Path, *, scale: int = 4, detail: bool = False) -> Path:
+    """A small Real-ESRGAN network of the compact kind; without detail it repeats pixels."""
+    spandrel = pytest.importorskip("spandrel")
+    from spandrel.architectures.Compact import Compact
+
+    assert spandrel
+    torch.manual_seed(0)
+    network = Compact(num_feat=8, num_conv=2, upscale=scale)
+    if not detail:
+        for parameter in network.parameters():
+            parameter.data.zero_()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"params": state}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "net.pth"])
+def test_super_resolution_over_a_bicubic_thumbnail(name: str, hr: Path, tmp_path: Path) -> None:
+    result = run(hr, tmp_path / "out", f"sr:{compact(tmp_path / name)}", scale=16)["sr net"]
+    assert (result.kind, result.scale) == ("super-resolution", 16)
+    assert "16x" in result.note
+    for picture in result.pictures:
+        original, thumbnail = rgb(picture.original), rgb(picture.thumbnail)
+        assert (thumbnail == bicubic_thumbnail(original, 16)).all()
+        repeated = thumbnail.repeat(16, 0).repeat(16, 1)[: original.shape[0], : original.shape[1]]
+        assert (rgb(picture.restored) == repeated).all()
+
+
+def test_a_scale_that_is_no_power_of_the_networks(hr: Path, tmp_path: Path) -> None:
+    """Twice 4 is 16, and brought back to 8."""
+    result = run(hr, tmp_path / "out", f"sr:{compact(tmp_path / 'net.safetensors')}", scale=8)["sr net"]
+    for picture in result.pictures:
+        thumbnail, restored = rgb(picture.thumbnail), rgb(picture.restored)
+        repeated = thumbnail.repeat(16, 0).repeat(16, 1)
+        wanted = resize_bicubic(repeated, (thumbnail.shape[1] * 8, thumbnail.shape[0] * 8))
+        assert (restored == wanted[: restored.shape[0], : restored.shape[1]]).all()
+
+
+def test_tiles_of_super_resolution_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from faitheir.evaluation import peers
+
+    (tmp_path / "hr").mkdir()
+    Image.open(COFFEE).save(tmp_path / "hr" / "coffee.png")
+    system = f"sr:{compact(tmp_path / 'net.safetensors', detail=True)}"
+    whole = run(tmp_path / "hr", tmp_path / "whole", system, scale=16)["sr net"]
+    monkeypatch.setattr(peers, "_TILE", 32)
+    monkeypatch.setattr(peers, "_OVERLAP", 16)  # a quarter of it is how far the network sees
+    tiled = run(tmp_path / "hr", tmp_path / "tiled", system, scale=16)["sr net"]
+    a, b = (rgb(result.pictures[0].restored).astype(int) for result in (whole, tiled))
+    assert np.abs(a - b).max() <= 1
+
+
+class _Boom:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (eval, ("__import__('pathlib').Path('boom').touch()",))
+
+
+def test_pickles_run_no_code(hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("spandrel")
+    monkeypatch.chdir(tmp_path)
+    torch.save({"params": _Boom()}, tmp_path / "boom.pth")
+    with pytest.raises(ModelError, match=r"boom\.pth: spandrel cannot load this checkpoint") as caught:
+        run(hr, tmp_path / "out", "sr:boom.pth")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "boom").exists()
+    (tmp_path / "net.pt").write_bytes(b"x")
+    assert "convert" in refuse("sr:net.pt", ModelError)
+
+
+def test_checkpoints_that_do_not_enlarge(tmp_path: Path, hr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    compact(tmp_path / "same.safetensors", scale=1)
+    for name, sentence in (("other", "cannot load"), ("same", "no network that enlarges")):
+        with pytest.raises(ModelError, match=sentence):
+            run(hr, tmp_path / "out", f"sr:{tmp_path / name}.safetensors")
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    assert "faitheir[eval]" in refuse(f"sr:{tmp_path / 'same.safetensors'}", MissingDependencyError)
+
+
+# Other programs.
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from PIL import Image
+source, target, suffix, factor = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+print("working")
+for path in sorted(source.iterdir()):
+    image = Image.open(path)
+    assert image.format == "PNG" and image.mode == "RGB"
+    wide = image.size[0] == int(sys.argv[5]) if len(sys.argv) > 5 else False
+    by = factor // 2 if wide else factor
+    image.resize((image.size[0] * by, image.size[1] * by), Image.Resampling.NEAREST).save(target / (path.stem + suffix))
+if len(sys.argv) > 6:
+    sys.exit("it went wrong")
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return f"cmd:{shlex.join([sys.executable, str(path)])} {{input}} {{output}}"
+
+
+@pytest.mark.parametrize("suffix", [".png", "_out.png", "-x16.webp"])
+def test_another_program(suffix: str, hr: Path, tmp_path: Path, program: str) -> None:
+    (result,) = run(hr, tmp_path / "out", f"Peer={program} {suffix} 16", scale=16).values()
+    assert (result.system, result.kind) == ("Peer", "command")
+    for picture in result.pictures:
+        thumbnail, restored = rgb(picture.thumbnail), rgb(picture.restored)
+        assert (thumbnail == bicubic_thumbnail(rgb(picture.original), 16)).all()
+        if suffix != "-x16.webp":  # Pillow's default WebP is lossy
+            repeated = thumbnail.repeat(16, 0).repeat(16, 1)
+            assert (restored == repeated[: restored.shape[0], : restored.shape[1]]).all()
+    assert result.summary["seconds_up"] > 0
+    folder = tmp_path / "out" / "Peer"
+    assert {path.name for path in folder.iterdir()} == {"thumbnails", "restored", "command.log"}
+    assert (folder / "command.log").read_text() == "working\n"
+    # and it is not run again for what is there
+    (folder / "command.log").unlink()
+    run(hr, tmp_path / "out", f"Peer={program} {suffix} 16", scale=16)
+    assert not (folder / "command.log").exists()
+
+
+def errors(result: SystemResult) -> dict[str, str]:
+    return {picture.picture: picture.error for picture in result.pictures if picture.error is not None}
+
+
+def test_a_picture_of_a_wrong_size_stops_no_other(hr: Path, tmp_path: Path, program: str) -> None:
+    (result,) = run(hr, tmp_path / "out", f"Peer={program} .png 16 10", scale=16).values()
+    (text,) = errors(result).values()
+    assert "gave 80 x 56 pixels for a thumbnail of 10 x 7; 160 x 112 were wanted" in text
+    assert "psnr" in result.summary
+
+
+def test_a_program_that_fails(hr: Path, tmp_path: Path, program: str) -> None:
+    """What it made before is kept; where it made nothing, its failure is said."""
+    (result,) = run(hr, tmp_path / "out", f"Peer={program} .png 16 0 fail", scale=16).values()
+    assert not errors(result)
+    (result,) = run(hr, tmp_path / "out", f"Other={program} .png none", scale=16).values()
+    assert len(errors(result)) == 3
+    for text in errors(result).values():
+        assert "the program ended with status 1; what it said is in" in text
+        assert "command.log" in text
+    assert "ValueError" in (tmp_path / "out" / "Other" / "command.log").read_text()
+
+
+def test_a_program_that_makes_nothing(hr: Path, tmp_path: Path) -> None:
+    (result,) = run(hr, tmp_path / "out", f"cmd:{sys.executable} -c pass {{input}} {{output}}", scale=16).values()
+    assert set(errors(result).values()) == {"the program left no picture for this thumbnail."}
+
+
+def test_flat_names() -> None:
+    assert flat_names(["a", "b/c d"]) == {"a": "a", "b/c d": "b_c_d"}
+    assert flat_names(["a/b", "a_b"]) == {"a/b": "0", "a_b": "1"}
+    assert flat_names(["a", "a_x4"]) == {"a": "0", "a_x4": "1"}  # a_x4.png would be of either
+    paths = [Path("1_out.png"), Path("2.png"), Path("2_mask.png"), Path("12.png")]
+    assert match_outputs(["1", "2", "3"], paths) == {"1": paths[:1], "2": paths[1:2], "3": []}
+
+
+# What is there already, and what is broken.
+
+
+def test_what_another_program_left(hr: Path, tmp_path: Path) -> None:
+    first = run(hr, tmp_path / "out", "bicubic", scale=8)["bicubic"]
+    left = tmp_path / "out" / "bicubic"
+    system = f"Theirs=restored:{left / 'restored'}:{left / 'thumbnails'}"
+    again = run(hr, tmp_path / "other", system)["Theirs"]
+    assert (again.kind, again.scale) == ("restored", 8)
+    assert again.summary["psnr"] == first.summary["psnr"]
+    assert again.summary["bytes"] == first.summary["bytes"]
+    bare = run(hr, tmp_path / "bare", f"restored:{left / 'restored'}")["restored"]
+    assert "bytes" not in bare.summary
+
+
+def test_one_corrupt_photograph_among_many(hr: Path, tmp_path: Path, tiny_model: Path, program: str) -> None:
+    (hr / "broken.jpg").write_bytes((hr / "b.jpg").read_bytes()[:700])
+    results = run(hr, tmp_path / "out", f"model:{tiny_model}", "bicubic", "webp@bytes", f"Peer={program} .png 16")
+    for result in results.values():
+        assert set(errors(result)) == {"broken"}
+        assert "\n" not in errors(result)["broken"]
+        assert len(by_picture_if(result, "psnr")) == 3
+    assert "broken.jpg is damaged" in errors(results["bicubic"])["broken"]
+
+
+def by_picture_if(result: SystemResult, key: str) -> Mapping[str, float]:
+    return {p.picture: p.values[key] for p in result.pictures if key in p.values}
+
+
+def test_tables_plots_and_report(hr: Path, tmp_path: Path, tiny_model: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    results = list(run(hr, out, f"model:{tiny_model}", "bicubic", "webp@bytes").values())
+    files, problems = write_comparison(out, results, title="Cups", progress=False)
+    assert not problems
+    assert {path.name for path in files} == {
+        "results.md",
+        "results.tex",
+        "results.csv",
+        "pictures.csv",
+        "rate-distortion.svg",
+        "rate-distortion.png",
+        "report.html",
+    }
+    text = (out / "results.md").read_text()
+    assert all(result.system in text for result in results)
+    assert "Cups" in (out / "report.html").read_text()
+    assert json.loads((out / "bicubic.json").read_text())["system"] == "bicubic"
+    assert Store(out / "cache")
