@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from faitheir import FaithEIRPipeline
 from faitheir.errors import ConfigError, FaithEIRError, MissingDependencyError, ModelError
@@ -493,3 +493,29 @@ def test_a_recipe_may_stand_on_another(recipe: Recipe, tmp_path: Path) -> None:
     path.write_text('extends = "none.toml"\n')
     with pytest.raises(ConfigError, match=r"none\.toml: the configuration cannot be read"):
         load_train_config(path)
+
+
+def test_lpips_is_a_feature_loss(recipe: Recipe, tmp_path: Path) -> None:
+    pytest.importorskip("lpips")
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    state = torchvision.models.alexnet(weights=None).features.state_dict()
+    save_file({f"features.{name}": value for name, value in state.items()}, tmp_path / "alexnet.safetensors")
+    features = [{"network": "lpips_alex", "weights": str(tmp_path / "alexnet.safetensors"), "share": 2.0}]
+    train(recipe("run", losses__features=features, best="distance"), log=quiet)
+    lines = log_of(tmp_path / "run")
+    assert all(math.isfinite(line["feature"]) and line["feature"] > 0 for line in lines if "loss" in line)
+    assert all(line["val_distance"] > 0 for line in lines if "val_psnr" in line)
+
+
+def test_an_invertible_baseline_is_trained_by_the_same_loop(recipe: Recipe, tmp_path: Path) -> None:
+    path = Path(__file__).parents[1] / "configs" / "irn-x16.toml"
+    changes: dict[str, Any] = {"model.codec.inv_blocks": 1, "model.codec.growth": 4, "run": str(tmp_path / "run")}
+    changes |= {"data.train": str(recipe.photos), "data.val": str(recipe.photos), "data.crop": 64, "data.workers": 0}
+    changes |= {"steps": 3, "batch": 2, "log_every": 1, "save_every": 3, "val_every": 3, "val_count": 1}
+    folder = train(load_train_config(path, changes), log=quiet)
+    lines = [line for line in log_of(tmp_path / "run") if "loss" in line]
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["guidance"] + line["pixel"] + line["distribution"], rel=1e-5)
+    pipeline = FaithEIRPipeline.from_pretrained(folder)
+    assert pipeline.upscale(pipeline.downscale(recipe.photos / "0.png")).size == (120, 80)

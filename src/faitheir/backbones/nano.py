@@ -83,7 +83,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shape kept."""
         if self.checkpointing and self.training:
-            return checkpoint(self._residual, x, use_reentrant=False)  # type: ignore[no-any-return]
+            return checkpoint(self._residual, x, use_reentrant=False)
         return self._residual(x)
 
     def _residual(self, x: Tensor) -> Tensor:

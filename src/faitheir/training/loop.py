@@ -240,7 +240,7 @@ class _Trainer:
         set_seed(config.seed, device_specific=True)
         if config.activation_checkpointing:
             self.model.backbone.enable_gradient_checkpointing()
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)
         sharded = str(accelerator.distributed_type).endswith("FSDP")
         # FSDP spreads the model over the processes; validation and files want a whole one.
         self.whole = copy.deepcopy(self.model) if sharded and self.main else None

@@ -21,8 +21,8 @@ def validate(model: FaithEIR, config: TrainConfig, folder: Path, distance: nn.Mo
     """Take ``val_count`` photographs of ``data.val`` through the round trip and leave the pictures in ``folder``.
 
     In the stage "vae" it is the encoder and decoder that they go through, and there is no thumbnail. Returns the means
-    of the figures, "val_distance" among them where a perceptual ``distance`` of pictures in [0, 1] is given. The model is
-    left in evaluation mode.
+    of the figures, "val_distance" among them where a perceptual ``distance`` of pictures in [0, 1] is given. The model
+    is left in evaluation mode.
     """
     assert config.data.val is not None
     paths = find_photographs(config.data.val)
