@@ -244,6 +244,8 @@ class _Trainer:
         sharded = str(accelerator.distributed_type).endswith("FSDP")
         # FSDP spreads the model over the processes; validation and files want a whole one.
         self.whole = copy.deepcopy(self.model) if sharded and self.main else None
+        if sharded:
+            self.log("FSDP: this way of training has not been run by its authors; DDP has")
         self.sharded = sharded
 
         passed = _Pass(self.model, config.stage)
