@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from faitheir.models import ModelConfig, build_model, save_model
+from recipes import Recipe, write_photos, write_squeezenet
 from tiny import model_config
 
 
@@ -47,3 +48,21 @@ def photo(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four small photographs, not to be changed."""
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of SqueezeNet weights, random."""
+    return write_squeezenet(tmp_path_factory.mktemp("network") / "squeezenet.safetensors")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, photos: Path, network: Path) -> Recipe:
+    """The tiny training recipe; runs go into tmp_path."""
+    return Recipe(tmp_path, photos, network)

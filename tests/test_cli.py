@@ -709,8 +709,9 @@ def test_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     calls = []
 
-    def record(config: Any, *, resume: bool, log: Callable[[str], None]) -> Path:
+    def record(config: Any, *, resume: str | None, dry_run: bool, log: Callable[[str], None]) -> Path:
         calls.append((config, resume))
+        assert not dry_run
         log("step 1")
         return tmp_path / "run" / "model"
 
@@ -727,6 +728,7 @@ def test_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "--set",
         "optimizer.lr = 1e-3",
         "--resume",
+        "auto",
     )
     assert text == f"step 1\n{tmp_path / 'run' / 'model'}\n"
     ((config, resume),) = calls
@@ -735,7 +737,7 @@ def test_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "runs/x",
         1e-3,
         10,
-        True,
+        "auto",
     )
 
 

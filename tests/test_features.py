@@ -227,7 +227,7 @@ def test_missing_and_damaged_files(tmp_path: Path, files: dict[str, Path]) -> No
     save_file(state, tmp_path / "shape")
     assert "not the weights of 'squeezenet'" in refused("squeezenet", tmp_path / "shape")
     for name in ("squeezenet", "taesana"):
-        assert "needs the option 'weights'" in refused(name, None)
+        assert "give the file with the option 'weights'" in refused(name, None)
 
 
 def test_half_precision_weights_are_used_in_float32(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ FILES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 
 
 def part_of(path: Path) -> str:
-    return path.with_suffix("").parts[0]
+    # `python -m` on a part starts the command line, which is above all parts.
+    return "__main__" if path.stem == "__main__" else path.with_suffix("").parts[0]
 
 
 def imports(path: Path, *, at_the_top: bool = False) -> set[str]:

@@ -31,6 +31,14 @@ class MissingDependencyError(FaithEIRError):
     """A feature needs an optional extra that is not installed."""
 
 
+class TrainingStopped(FaithEIRError):  # noqa: N818 (not a fault: the user asked)
+    """Training was told to stop by a signal, and saved a checkpoint first; ``status`` is the exit status for it."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.status = 128 + signal
+
+
 class EvaluationError(FaithEIRError):
     """What is to be measured does not pair, or a protocol, a metric or a result is not what it must be."""
 

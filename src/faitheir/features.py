@@ -152,6 +152,13 @@ _BUILDERS: dict[str, Callable[[dict[str, Tensor]], FeatureNetwork]] = {
 }
 
 
+#: Where weights come from that no library fetches.
+_SOURCES = {
+    "squeezenet": "squeezenet1_0.safetensors: SqueezeNet v1.0 as its authors released it, under torchvision's names",
+    "taesana": "taesana_encoder.safetensors: the encoder of TAESANA by Ollin Boer Bohan, numbered as a plain sequence",
+}
+
+
 def read_state(name: str, path: str | Path) -> dict[str, Tensor]:
     """The tensors in a safetensors file, or in one of torch's (.pth, .pt), of which nothing else is unpickled.
 
@@ -207,7 +214,10 @@ def load_feature_network(name: FeatureName, weights: str | Path | None) -> Featu
     if name == "vgg16":
         state = torchvision_state(name, weights)
     elif weights is None:
-        raise ModelError(f"The feature network '{name}' needs the option 'weights', a local safetensors file.")
+        raise ModelError(
+            f"The feature network '{name}' needs its weights, {_SOURCES[name]}; "
+            "give the file with the option 'weights'."
+        )
     else:
         state = read_state(name, weights)
     try:

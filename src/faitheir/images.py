@@ -6,7 +6,7 @@ Everything else in the package sees a `Picture`: upright, sRGB, eight bits. Of s
 import io
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -136,11 +136,17 @@ def open_file(path: PathLike) -> BinaryIO:
 
 
 def load_image(
-    file: BinaryIO, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS, decode: bool = True
+    file: BinaryIO,
+    name: str,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    decode: bool = True,
+    enough: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
 ) -> Image.Image:
     """The first frame as Pillow decodes it, for `picture_from_pil` while `file` is still open.
 
-    The size is checked from the header before pixels are allocated. `name` is what errors call the file. Without
+    The size is checked from the header before pixels are allocated. `name` is what errors call the file. `enough`
+    maps its (width, height) to one that would do: a JPEG is decoded at 1/2, 1/4 or 1/8 if that is not below it. Without
     `decode` only the header is read.
     """
     Image.init()
@@ -161,6 +167,8 @@ def load_image(
                 f"{name} says it is {width} x {height} pixels, above the limit of {max_pixels} pixels; "
                 "reduce it or raise the limit."
             )
+        if enough is not None:
+            image.draft(None, enough((width, height)))
         if decode:
             image.load()
     except ImageError:
@@ -175,11 +183,22 @@ def load_image(
 def read_picture(path: PathLike, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     """The picture in a file; ImageError, naming the file, if there is none or it is damaged or too large."""
     with open_file(path) as file:
-        image = load_image(file, str(path), max_pixels=max_pixels)
-        try:
-            return picture_from_pil(image)
-        except ImageError as error:
-            raise ImageError(f"{path}: {error}") from error
+        return decode_picture(file, str(path), max_pixels=max_pixels)
+
+
+def decode_picture(
+    file: BinaryIO,
+    name: str,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    enough: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
+) -> Picture:
+    """The picture in an open file, as `read_picture`; `name` is what errors call it, `enough` as for `load_image`."""
+    image = load_image(file, name, max_pixels=max_pixels, enough=enough)
+    try:
+        return picture_from_pil(image)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
 
 
 def picture_size(path: PathLike) -> tuple[int, int]:

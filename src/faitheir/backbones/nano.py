@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from faitheir.errors import ConfigError
 from faitheir.nn.codec import Backbone
@@ -77,9 +78,15 @@ class ResBlock(nn.Module):
         super().__init__()
         self.conv1 = _conv(width, width)
         self.conv2 = _conv(width, width, zero=True)
+        self.checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape kept."""
+        if self.checkpointing and self.training:
+            return checkpoint(self._residual, x, use_reentrant=False)
+        return self._residual(x)
+
+    def _residual(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.conv2(F.silu(self.conv1(F.silu(x))))
         return out
 
@@ -256,6 +263,7 @@ class NanoBackbone(Backbone):
     size_multiple = 2 * STRIDE
     least_scale = 2 * STRIDE  # tokens meet the features at H/16
     prediction_type: PredictionType = "v_prediction"
+    vae_parts = ("encoder", "decoder")
 
     def __init__(self, config: NanoConfig) -> None:
         super().__init__()
@@ -286,6 +294,12 @@ class NanoBackbone(Backbone):
     def load_trained_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load what ``trained_state_dict`` gave."""
         self.load_state_dict(state)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """In training, recompute the inside of residual blocks in the backward pass instead of keeping it."""
+        for module in self.modules():
+            if isinstance(module, ResBlock):
+                module.checkpointing = True
 
     def parts(self) -> dict[str, int]:
         """Parameters by part."""

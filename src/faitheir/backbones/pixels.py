@@ -33,6 +33,7 @@ class PixelsBackbone(Backbone):
     prediction_type: PredictionType = "sample"
     least_scale = 2
     window = 1
+    vae_parts = ()
 
     def encode(self, x: Tensor) -> Tensor:
         """Picture (B, 3, H, W) in [0, 1] -> the same in [-1, 1]."""
@@ -52,6 +53,9 @@ class PixelsBackbone(Backbone):
 
     def load_trained_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Nothing to load."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Nothing is computed here, so there is nothing to recompute."""
 
     def parts(self) -> dict[str, int]:
         """None."""

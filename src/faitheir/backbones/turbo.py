@@ -133,6 +133,7 @@ class TurboBackbone(Backbone):
     """
 
     prediction_type: PredictionType = "epsilon"
+    vae_parts = ("vae",)
 
     def __init__(
         self,

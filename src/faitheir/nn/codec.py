@@ -26,7 +26,8 @@ class Backbone(nn.Module):
     ``latent_channels`` C; ``latent_stride``, pixels per latent position; ``context_dim``, the width of condition
     tokens, 0 where there is no use for them; ``size_multiple``, what picture sides must be divisible by;
     ``prediction_type``, what ``predict`` returns (see ``one_step``); ``least_scale``, at least the stride, is what its
-    attention to tokens allows; ``window``, the side of attention windows in thumbnail pixels, 1 where there are none.
+    attention to tokens allows; ``window``, the side of attention windows in thumbnail pixels, 1 where there are none;
+    ``vae_parts``, the submodules that encode and decode, by name.
     """
 
     latent_channels: int
@@ -36,6 +37,7 @@ class Backbone(nn.Module):
     prediction_type: PredictionType
     least_scale: int
     window: int
+    vae_parts: tuple[str, ...]
 
     def encode(self, x: Tensor) -> Tensor:
         """Picture (B, 3, H, W) in [0, 1] -> latent (B, C, H / stride, W / stride)."""
@@ -55,6 +57,10 @@ class Backbone(nn.Module):
 
     def load_trained_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load what ``trained_state_dict`` gave."""
+        raise NotImplementedError
+
+    def enable_gradient_checkpointing(self) -> None:
+        """In training, recompute activations in the backward pass instead of keeping them."""
         raise NotImplementedError
 
     def merge_lora(self) -> None:
@@ -111,15 +117,15 @@ class CodecConfig:
 
 
 class Reconstruction(NamedTuple):
-    """What one pass of training needs: thumbnail (B, 3, H/s, W/s), picture (B, 3, H, W), condition.
+    """What one pass of training needs: thumbnail (B, 3, H/s, W/s) if one was made, picture (B, 3, H, W), condition.
 
-    ``lost``: what downscaling threw away, (B, lost channels, H/s, W/s).
+    ``lost``: what downscaling threw away, (B, lost channels, H/s, W/s), if it did.
     """
 
-    thumbnail: Tensor
+    thumbnail: Tensor | None
     picture: Tensor
     condition: Condition | None
-    lost: Tensor
+    lost: Tensor | None
 
 
 class FaithEIR(nn.Module):
@@ -185,6 +191,10 @@ class FaithEIR(nn.Module):
         z = self.backbone.encode(x.to(self._backbone_dtype())).float()
         raw, lost = self.rescaler(z)
         return raw_to_unit(raw, self.rescaler.gain), lost
+
+    def autoencode(self, x: Tensor) -> Tensor:
+        """The VAE alone: picture -> latent -> picture, nominally in [0, 1], not clamped."""
+        return self.backbone.decode(self.backbone.encode(x.to(self._backbone_dtype())))
 
     def project(self, x: Tensor) -> Tensor:
         """Picture -> thumbnail (B, 3, H/s, W/s) before it is rounded, nominally in [0, 1]."""

@@ -16,7 +16,7 @@ class _Quantize8Bit(torch.autograd.Function):
 
 def quantize_8bit(y: Tensor) -> Tensor:
     """Clamp to [0, 1] and round to multiples of 1/255; the gradient passes straight through both."""
-    return _Quantize8Bit.apply(y)  # type: ignore[no-any-return, no-untyped-call]
+    return _Quantize8Bit.apply(y)  # type: ignore[no-any-return]
 
 
 def raw_to_unit(raw: Tensor, gain: int) -> Tensor:

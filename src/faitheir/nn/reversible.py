@@ -334,7 +334,7 @@ class PyramidRescaler(nn.Module):
         h = z
         for transform, level in zip(self.transforms, self.levels, strict=True):
             h = transform(h) / 2
-            for block in level:  # type: ignore[union-attr]  # a ModuleList can be iterated
+            for block in level:  # type: ignore[attr-defined]  # a ModuleList can be iterated
                 h = block(h)
         return h[:, :LR_CHANNELS], h[:, LR_CHANNELS:]
 

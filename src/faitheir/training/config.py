@@ -1,5 +1,6 @@
 """The configuration of a training run, read from TOML."""
 
+import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,11 @@ from faitheir.models import ModelConfig
 class DataConfig:
     """Where photographs come from and how crops are taken.
 
-    ``train``, ``val``: folders, searched recursively; relative to the working directory. ``crop``: side in pixels.
+    ``train``: a folder, searched recursively for pictures and for WebDataset shards (.tar), or a pattern of shards such
+    as "shards/lsdir-*.tar"; ``val``: a folder of pictures. Relative to the working directory. ``crop``: side in pixels.
     ``shrink``: probability of reducing a photograph by a random factor, down to ``shrink_min``, before the crop.
-    ``workers``: loader processes. ``cache``: keep decoded photographs in memory, in each worker.
+    ``draft``: decode JPEGs at half size or less where the factor allows. ``workers``: loader processes.
+    ``cache``: keep decoded photographs in memory, in each worker.
     """
 
     train: str
@@ -25,6 +28,7 @@ class DataConfig:
     crop: int = 256
     shrink: float = 0.5
     shrink_min: float = 0.4
+    draft: bool = True
     workers: int = 1
     cache: bool = False
 
@@ -38,9 +42,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class FeatureLossConfig:
-    """One feature network of the feature loss: its local weights and its share."""
+    """One feature network of the feature loss: its local weights and its share.
 
-    network: FeatureName = "vgg16"
+    ``network``: features of "vgg16", "squeezenet" or "taesana" (see ``feature_distance``), or LPIPS with its learned
+    weights, "lpips_alex" or "lpips_vgg" (``weights`` are then the trunk's).
+    """
+
+    network: FeatureName | Literal["lpips_alex", "lpips_vgg"] = "vgg16"
     weights: str | None = None
     share: float = 1.0
 
@@ -51,6 +59,7 @@ class LossConfig:
 
     ``guidance``, ``semantic``, ``pixel``, ``feature``: the paper's lambda 1 to 4; a term of weight 0 is not computed.
     ``storage``, ``lattice``: ours, see ``storage_cost`` and ``lattice_excess`` in ``faitheir.training.losses``.
+    ``distribution``: IRN's third (Xiao et al. 2020), mean square of what is lost, which makes it like a normal sample.
     ``guidance_norm``, ``pixel_norm``: "l1" or "l2" (mean). ``semantic_distance``: "cosine" (1 - cos), "l1" or "l2".
     ``feature_shift``: features are taken at a new random offset of up to this many pixels each step: at a fixed one,
     networks with strides do not see patterns that repeat in step with them.
@@ -63,6 +72,7 @@ class LossConfig:
     feature: float = 3.0
     storage: float = 0.0
     lattice: float = 0.0
+    distribution: float = 0.0
     guidance_norm: Literal["l1", "l2"] = "l1"
     pixel_norm: Literal["l1", "l2"] = "l1"
     semantic_distance: Literal["cosine", "l1", "l2"] = "cosine"
@@ -74,7 +84,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
-        terms = (self.guidance, self.semantic, self.pixel, self.feature, self.storage, self.lattice)
+        terms = (self.guidance, self.semantic, self.pixel, self.feature, self.storage, self.lattice, self.distribution)
         if min(*terms, self.feature_shift) < 0:
             raise ConfigError("the weights of the losses and feature_shift must not be negative.")
 
@@ -83,10 +93,15 @@ class LossConfig:
 class OptimizerConfig:
     """AdamW and its schedule.
 
+    ``kind``: "adamw", or "adamw8bit" (bitsandbytes, where that is installed). ``fused``: torch's fused AdamW; by
+    default on a GPU only.
     ``schedule``: "halve" (every ``halve_every`` steps, the paper's), "cosine" (to 1 % of ``lr`` at the last step) or
-    "constant"; after ``warmup`` linear steps. ``clip``: largest gradient norm. ``accumulate``: batches per step.
+    "constant"; after ``warmup`` linear steps. ``clip``: largest gradient norm. ``accumulate``: passes that a
+    step's batch is cut into, for memory.
     """
 
+    kind: Literal["adamw", "adamw8bit"] = "adamw"
+    fused: bool | None = None
     lr: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
@@ -103,33 +118,95 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class DiscriminatorConfig:
+    """One judge of pictures: "patch" looks at pixels, "features" at a frozen feature network's features.
+
+    ``share``: of the adversarial term. ``width``: channels of its first layer (patch) or of each head (features).
+    ``layers``: strided convolutions (patch). ``network``, ``weights``: the feature network and its local file.
+    """
+
+    kind: Literal["patch", "features"] = "patch"
+    share: float = 1.0
+    width: int = 64
+    layers: int = 3
+    network: FeatureName = "vgg16"
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges. Raises ConfigError."""
+        if self.share <= 0 or min(self.width, self.layers) < 1:
+            raise ConfigError("share must be positive, width and layers at least 1.")
+
+
+def _discriminator_optimizer() -> OptimizerConfig:
+    return OptimizerConfig(lr=1e-4, betas=(0.5, 0.9), weight_decay=0.0, schedule="constant")
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """The adversarial stage (ours, not the paper's): hinge loss with discriminators that are trained beside the model.
+
+    ``weight``: of the model's term, 0 for none. ``start``: the step from which the model's term counts; the
+    discriminators learn from the first. ``optimizer``: the discriminators' own, with its schedule.
+    """
+
+    weight: float = 0.0
+    start: int = 0
+    discriminators: tuple[DiscriminatorConfig, ...] = (DiscriminatorConfig(),)
+    optimizer: OptimizerConfig = field(default_factory=_discriminator_optimizer)
+
+    def __post_init__(self) -> None:
+        """Check ranges. Raises ConfigError."""
+        if self.weight < 0 or self.start < 0:
+            raise ConfigError("weight and start must not be negative.")
+        if not self.discriminators:
+            raise ConfigError("at least one discriminator is wanted; weight 0 turns the stage off.")
+        if self.optimizer.accumulate != 1:
+            raise ConfigError("accumulate belongs to the model's optimizer; the discriminators follow it.")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A whole run.
 
-    ``run``: the folder it writes. ``init``: a saved model to start from (a folder or a name), else random.
-    ``steps``, ``batch`` (crops per process and step), ``seed``. ``precision``: "no", "bf16", "fp16" or "auto" (bf16
-    where the processor or GPU multiplies in it, else fp16 on a GPU and none on a processor). ``ema``: decay of the
-    averaged weights that are saved and validated, 0 for none. ``log_every``, ``val_every`` (0: never),
-    ``save_every``: in steps.
-    ``keep``: checkpoints kept. ``val_count``: photographs of ``data.val`` used, spread over the folder.
+    ``run``: the folder it writes. ``init``: a saved model to start from (a folder or a name), converted where its
+    configuration is another; else random. ``base``: a local folder of SD-Turbo's weights, for turbo.
+    ``stage``: "joint", down to the thumbnail and up; or "vae", the encoder and decoder alone. ``freeze``: parts that
+    are not trained, by the beginning of their names, such as "backbone.decoder".
+    ``steps``, ``seed``. ``batch``: crops per step, shared by all processes and accumulated passes.
+    ``precision``: "no", "bf16", "fp16" or "auto" (bf16 where the processor or GPU multiplies in it, else fp16 on a GPU
+    and none on a processor).
+    ``activation_checkpointing``: recompute activations in the backward pass, for memory.
+    ``ema``: decay of the averaged weights that are saved and validated, 0 for none.
+    ``log_every``, ``val_every`` (0: never), ``save_every``: in steps. ``keep``: checkpoints kept.
+    ``val_count``: photographs of ``data.val`` used, spread over the folder. ``best``: the validation figure by which
+    the best model is kept: "psnr", "ssim" or "distance" (perceptual, by the first feature network of the losses).
+    ``tensorboard``: write scalars and validation pictures for TensorBoard, where it is installed.
     """
 
     model: ModelConfig
     data: DataConfig
     losses: LossConfig = field(default_factory=LossConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: str = "runs/train"
     init: str | None = None
+    base: str | None = None
+    stage: Literal["joint", "vae"] = "joint"
+    freeze: tuple[str, ...] = ()
     steps: int = 300_000
     batch: int = 8
     seed: int = 0
     precision: Literal["no", "bf16", "fp16", "auto"] = "auto"
+    activation_checkpointing: bool = False
     ema: float = 0.999
     log_every: int = 50
     val_every: int = 1000
     val_count: int = 8
     save_every: int = 500
     keep: int = 2
+    best: Literal["psnr", "ssim", "distance"] = "psnr"
+    tensorboard: bool = True
 
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
@@ -137,24 +214,26 @@ class TrainConfig:
             raise ConfigError("steps, batch, log_every, save_every, keep and val_count must be at least 1.")
         if not 0 <= self.ema < 1 or self.val_every < 0:
             raise ConfigError("ema must be in [0, 1) and val_every not negative.")
-        if self.save_every % self.log_every:
-            raise ConfigError("save_every must be a multiple of log_every, or a resumed run would log other averages.")
         if self.data.crop % self.model.codec.scale:
             raise ConfigError(f"crop {self.data.crop} is not a multiple of the scale, {self.model.codec.scale}.")
+        if self.losses.lattice and self.data.crop < 8 * self.model.codec.scale and self.stage == "joint":
+            raise ConfigError(
+                f"losses.lattice needs crops of at least 8 cells, {8 * self.model.codec.scale} pixels; "
+                f"crop is {self.data.crop}."
+            )
+        if self.best == "distance" and not self.losses.features:
+            raise ConfigError("best 'distance' needs a feature network in losses.features.")
 
 
 def load_train_config(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
-    """Read a TOML file; ``overrides`` maps dotted keys to values, such as ``{"data.crop": 128}``.
+    """Read a TOML file, or the config.json of a run.
+
+    A file may begin with ``extends = "other.toml"``, relative to itself: its settings are laid over that file's, table
+    by table. ``overrides`` maps dotted keys to values, such as ``{"data.crop": 128}``.
 
     Raises ConfigError for a missing or malformed file, an unknown key or a value out of range.
     """
-    try:
-        with Path(path).open("rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: the configuration cannot be read ({error.strerror}).") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML ({error}).") from None
+    values = _read_values(Path(path), ())
     for key, value in (overrides or {}).items():
         table = values
         *parents, last = key.split(".")
@@ -164,3 +243,34 @@ def load_train_config(path: str | Path, overrides: dict[str, Any] | None = None)
                 raise ConfigError(f"{path}: '{key}' cannot be set, '{parent}' is no table.")
         table[last] = value
     return from_dict(TrainConfig, values, where=str(path))
+
+
+def _read_values(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's settings laid over those of the file it extends; ``above``: the files that led here."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"{path}: the configuration cannot be read ({reason}).") from None
+    try:
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:  # both libraries' errors derive from it
+        raise ConfigError(f"{path}: not valid {'JSON' if path.suffix == '.json' else 'TOML'} ({error}).") from None
+    if not isinstance(values, dict) or "extends" not in values:
+        return values  # from_dict says what is wrong with what is no table
+    other = values.pop("extends")
+    if not isinstance(other, str):
+        raise ConfigError(f"{path}: 'extends' is {other!r}; the name of a file is wanted.")
+    below = path.parent / other
+    if below.resolve() in {p.resolve() for p in (*above, path)}:
+        raise ConfigError(f"{path}: 'extends' leads back to {below}.")
+    return _laid_over(_read_values(below, (*above, path)), values)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        both = isinstance(under, dict) and isinstance(value, dict)
+        merged[key] = _laid_over(under, value) if both else value  # type: ignore[arg-type]
+    return merged

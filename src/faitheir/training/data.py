@@ -1,6 +1,10 @@
 """Random crops of photographs, numbered: crop n is the same whatever the workers, the processes or the restarts."""
 
+import io
+import signal
+import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,56 +14,154 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from faitheir.errors import ImageError
-from faitheir.files import find_photographs
-from faitheir.images import read_picture
+from faitheir.images import Picture, decode_picture, is_picture_path, open_file
 from faitheir.training.config import DataConfig
+
+SHARD_SUFFIX = ".tar"
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """Where a photograph is: a file, or ``size`` bytes from ``offset`` of a shard, its ``member``."""
+
+    path: Path
+    member: str | None = None
+    offset: int = 0
+    size: int = 0
+
+    @property
+    def name(self) -> str:
+        """For people: the file, and the member after a colon."""
+        return str(self.path) if self.member is None else f"{self.path}:{self.member}"
+
+    def read(self) -> bytes:
+        """The encoded picture. Raises ImageError where it cannot be read."""
+        with open_file(self.path) as file:
+            try:
+                if self.member is None:
+                    return file.read()
+                file.seek(self.offset)
+                content = file.read(self.size)
+            except OSError as error:
+                raise ImageError(f"{self.name} cannot be read ({error.strerror}).") from error
+        if len(content) < self.size:
+            raise ImageError(f"{self.name} is cut short: the shard ends before it.")
+        return content
+
+
+def find_training_photographs(source: str | Path) -> list[Photograph]:
+    """The pictures and the members of shards in a folder, of one shard, or of the shards that fit a pattern; sorted.
+
+    Shards are WebDataset's: plain tar files, whose members that are named like pictures are taken. They are indexed
+    once and then read at random, so that photographs from shards come in as well shuffled, and as exactly repeatable,
+    an order as from a folder. Raises ImageError where there are none, or a shard is no tar file.
+    """
+    root = Path(source)
+    if root.is_dir():
+        files = sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
+    elif root.is_file():
+        files = [root]
+    else:
+        # Only the last part may be a pattern: that is what shards differ in.
+        files = sorted(p for p in root.parent.glob(root.name) if p.is_file()) if root.parent.is_dir() else []
+        if not files:
+            raise ImageError(f"{source}: neither a folder of photographs nor shards; check the name.")
+    found: list[Photograph] = []
+    for path in files:
+        if path.suffix == SHARD_SUFFIX:
+            found += _members(path)
+        elif is_picture_path(path):
+            found.append(Photograph(path))
+    if not found:
+        raise ImageError(f"{source}: no photographs here, neither files nor in shards ({SHARD_SUFFIX}).")
+    return found
+
+
+def _members(path: Path) -> list[Photograph]:
+    try:
+        with tarfile.open(path, "r:") as shard:
+            return [
+                Photograph(path, m.name, m.offset_data, m.size) for m in shard if m.isfile() and is_picture_path(m.name)
+            ]
+    except (OSError, tarfile.TarError) as error:
+        raise ImageError(f"{path}: not a readable shard, an uncompressed tar file is wanted ({error}).") from None
 
 
 class CropDataset(Dataset[Tensor]):
     """Item n is crop number n of an endless, seeded stream: float32 (3, crop, crop) in [0, 1].
 
     The photographs are shuffled anew in each pass over them. One that cannot be read is replaced by the next; its
-    path is kept in ``unreadable``.
+    name is kept in ``unreadable`` and, with the reason, appended to the file ``listing``, once by each process.
     """
 
-    def __init__(self, config: DataConfig, seed: int) -> None:
+    def __init__(self, config: DataConfig, seed: int, *, listing: Path | None = None) -> None:
         self.config = config
         self.seed = seed
-        self.paths = find_photographs(config.train)
-        self.unreadable: set[Path] = set()
+        self.photographs = find_training_photographs(config.train)
+        self.listing = listing
+        self.unreadable: set[str] = set()
         self._cache: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """How many photographs there are; crops are without end."""
+        return len(self.photographs)
 
     def __getitem__(self, n: int) -> Tensor:
         """Crop number ``n``."""
-        lap, place = divmod(n, len(self.paths))
-        order = np.random.default_rng((self.seed, 0, lap)).permutation(len(self.paths))
-        for attempt in range(len(self.paths)):
-            pixels = self._photograph(int(order[(place + attempt) % len(self.paths)]))
-            if pixels is not None:
-                crop = self._crop(pixels, np.random.default_rng((self.seed, 1, n)))
+        for index in self._candidates(n):
+            rng = np.random.default_rng((self.seed, 1, n))
+            factor = 1.0
+            if rng.random() < self.config.shrink:
+                factor = rng.uniform(self.config.shrink_min, 1)
+            found = self._pixels(index, factor)
+            if found is not None:
+                crop = self._crop(*found, rng)
                 return torch.from_numpy(crop).permute(2, 0, 1).float() / 255
-        raise ImageError(f"{self.config.train}: none of the photographs in this folder can be read.")
+        raise ImageError(f"{self.config.train}: none of the photographs here can be read.")
 
-    def _photograph(self, index: int) -> np.ndarray | None:
+    def name_of(self, n: int) -> str:
+        """The photograph that crop ``n`` is from, unless it cannot be read."""
+        return self.photographs[next(self._candidates(n))].name
+
+    def _candidates(self, n: int) -> Iterator[int]:
+        """The photograph of crop ``n``, then those that stand in for it."""
+        lap, place = divmod(n, len(self.photographs))
+        order = np.random.default_rng((self.seed, 0, lap)).permutation(len(self.photographs))
+        return (int(order[(place + i) % len(order)]) for i in range(len(order)))
+
+    def _pixels(self, index: int, factor: float) -> tuple[np.ndarray, float] | None:
+        """A photograph's pixels, and what is left of ``factor`` where they were reduced in decoding."""
         if index in self._cache:
-            return self._cache[index]
-        if self.paths[index] in self.unreadable:
+            return self._cache[index], factor
+        photograph = self.photographs[index]
+        if photograph.name in self.unreadable:
             return None
+        sizes: list[tuple[int, int]] = []
+
+        def enough(size: tuple[int, int]) -> tuple[int, int]:
+            sizes.append(size)
+            least = max(factor, self.config.crop / min(size))
+            return round(size[0] * least), round(size[1] * least)
+
+        drafting = self.config.draft and not self.config.cache and factor <= 0.5
         try:
-            pixels = read_picture(self.paths[index]).rgb
-        except ImageError:
-            self.unreadable.add(self.paths[index])
+            content = io.BytesIO(photograph.read())
+            picture: Picture = decode_picture(content, photograph.name, enough=enough if drafting else None)
+        except ImageError as error:
+            self.unreadable.add(photograph.name)
+            if self.listing is not None:
+                with self.listing.open("a", encoding="utf-8") as file:
+                    file.write(f"{error}\n")
             return None
         if self.config.cache:
-            self._cache[index] = pixels
-        return pixels
+            self._cache[index] = picture.rgb
+        if drafting and sizes:
+            factor *= max(sizes[0]) / max(picture.rgb.shape[:2])
+        return picture.rgb, factor
 
-    def _crop(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _crop(self, pixels: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
         crop = self.config.crop
         height, width = pixels.shape[:2]
-        factor = 1.0
-        if rng.random() < self.config.shrink:
-            factor = rng.uniform(self.config.shrink_min, 1)
         # A photograph smaller than the crop is enlarged to it: the last resort of small folders.
         factor = max(factor, crop / min(height, width))
         source = int(min(round(crop / factor), height, width))
@@ -85,3 +187,10 @@ class NumberSampler(Sampler[int]):
     def __len__(self) -> int:
         """How many."""
         return self.stop - self.start
+
+
+def quiet_worker(_index: int) -> None:
+    """In a loader's process: leave signals meant for the run to the run, which saves before it leaves."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)

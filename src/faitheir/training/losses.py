@@ -1,13 +1,13 @@
-"""The training objective (paper 3.5): L = l1 L_LR + l2 L_sem + l3 L_rec + l4 L_feat."""
+"""The training objective (paper 3.5): L = l1 L_LR + l2 L_sem + l3 L_rec + l4 L_feat, and optional terms of ours."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faitheir.errors import ConfigError
-from faitheir.features import feature_distance, load_feature_network, load_teacher
+from faitheir.features import FeatureNetwork, feature_distance, load_feature_network, load_lpips, load_teacher
 from faitheir.nn.codec import Reconstruction
-from faitheir.training.config import LossConfig
+from faitheir.training.config import FeatureLossConfig, LossConfig
 
 
 def bicubic_thumbnail(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -54,6 +54,26 @@ def _norm(kind: str, a: Tensor, b: Tensor) -> Tensor:
     return F.l1_loss(a, b) if kind == "l1" else F.mse_loss(a, b)
 
 
+class _FeatureDistance(nn.Module):
+    """``feature_distance`` of a network, as a module: (B, 3, H, W) twice -> (B,)."""
+
+    def __init__(self, network: FeatureNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return feature_distance(self.network, a, b)
+
+
+def _distance(config: FeatureLossConfig) -> nn.Module:
+    """The perceptual distance that a feature loss is made of."""
+    if config.network == "lpips_alex":
+        return load_lpips("alex", config.weights)
+    if config.network == "lpips_vgg":
+        return load_lpips("vgg", config.weights)
+    return _FeatureDistance(load_feature_network(config.network, config.weights))
+
+
 class Objective(nn.Module):
     """The weighted sum of the losses whose weight is not zero, with the frozen networks that they need.
 
@@ -66,7 +86,7 @@ class Objective(nn.Module):
         self.config = config
         self.networks = nn.ModuleList()
         if config.feature:
-            self.networks.extend(load_feature_network(f.network, f.weights) for f in config.features)
+            self.networks.extend(_distance(f) for f in config.features)
         self.teacher = None
         # Only tokens made from the thumbnail's pixels can be aligned with a picture.
         if config.semantic and tokens:
@@ -77,41 +97,51 @@ class Objective(nn.Module):
                     f"{context_dim}; choose a backbone with context_dim {self.teacher.width}, or set semantic to 0."
                 )
 
-    def forward(self, x: Tensor, out: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
-        """Photographs (B, 3, H, W) in [0, 1] and the model's output -> total, and each term unweighted."""
+    def forward(
+        self, x: Tensor, out: Reconstruction, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Photographs (B, 3, H, W) in [0, 1] and the model's output -> total, and each term unweighted.
+
+        Terms about the thumbnail are left out where none was made. ``generator`` draws the features' offset.
+        """
         c = self.config
         terms: dict[str, Tensor] = {}
-        picture, thumbnail = out.picture.float(), out.thumbnail.float()
-        if c.guidance:
-            size = (thumbnail.shape[2], thumbnail.shape[3])
-            terms["guidance"] = _norm(c.guidance_norm, thumbnail, bicubic_thumbnail(x, size))
+        picture = out.picture.float()
+        if out.thumbnail is not None:
+            terms |= self._thumbnail_terms(x, out.thumbnail.float())
         if c.pixel:
             terms["pixel"] = _norm(c.pixel_norm, picture, x)
         if self.networks:
             # Cuts of one size: with a new size at each step, oneDNN would compile every convolution anew.
             height, width = (n - min(c.feature_shift, n // 2) for n in x.shape[2:])
             top, left = (
-                int(torch.randint(n - cut + 1, ())) for n, cut in zip(x.shape[2:], (height, width), strict=True)
+                int(torch.randint(n - cut + 1, (), generator=generator))
+                for n, cut in zip(x.shape[2:], (height, width), strict=True)
             )
             a, b = (p[:, :, top : top + height, left : left + width] for p in (picture, x))
             terms["feature"] = torch.stack(
-                [
-                    f.share * feature_distance(network, a, b).mean()  # type: ignore[arg-type]
-                    for f, network in zip(c.features, self.networks, strict=True)
-                ]
+                [f.share * network(a, b).mean() for f, network in zip(c.features, self.networks, strict=True)]
             ).sum()
         if self.teacher is not None and out.condition is not None and out.condition.grid is not None:
             with torch.no_grad():
                 target = self.teacher.features(x, out.condition.grid).flatten(2).transpose(1, 2)
             terms["semantic"] = self._semantic(out.condition.tokens.float(), target)
-        if c.storage:
-            # What a bicubic thumbnail costs is free; only what is above it is paid for.
-            size = (thumbnail.shape[2], thumbnail.shape[3])
-            terms["storage"] = F.relu(storage_cost(thumbnail) - storage_cost(bicubic_thumbnail(x, size)))
-        if c.lattice:
-            terms["lattice"] = lattice_excess(picture - x, x.shape[2] // thumbnail.shape[2])
+        if c.distribution and out.lost is not None:
+            terms["distribution"] = out.lost.float().square().mean()
+        if c.lattice and out.thumbnail is not None:
+            terms["lattice"] = lattice_excess(picture - x, x.shape[2] // out.thumbnail.shape[2])
         total = torch.stack([getattr(c, name) * term for name, term in terms.items()]).sum()
         return total, terms
+
+    def _thumbnail_terms(self, x: Tensor, thumbnail: Tensor) -> dict[str, Tensor]:
+        terms = {}
+        reference = bicubic_thumbnail(x, (thumbnail.shape[2], thumbnail.shape[3]))
+        if self.config.guidance:
+            terms["guidance"] = _norm(self.config.guidance_norm, thumbnail, reference)
+        if self.config.storage:
+            # What a bicubic thumbnail costs is free; only what is above it is paid for.
+            terms["storage"] = F.relu(storage_cost(thumbnail) - storage_cost(reference))
+        return terms
 
     def _semantic(self, tokens: Tensor, target: Tensor) -> Tensor:
         if self.config.semantic_distance == "cosine":

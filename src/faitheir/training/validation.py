@@ -1,30 +1,79 @@
 """Validation pictures and figures, through the thumbnail file on disk as everything that is measured."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from faitheir.evaluation.roundtrip import Figures, round_trip
+from faitheir.evaluation.metrics import psnr, ssim
+from faitheir.evaluation.roundtrip import round_trip, side_by_side
 from faitheir.files import find_photographs
-from faitheir.images import read_picture
+from faitheir.images import Picture, UInt8Array, pad_to_multiple, read_picture, write_picture
 from faitheir.nn.codec import FaithEIR
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.training.config import TrainConfig
 
 
-def validate(model: FaithEIR, config: TrainConfig, folder: Path) -> dict[str, float]:
+def validate(model: FaithEIR, config: TrainConfig, folder: Path, distance: nn.Module | None = None) -> dict[str, float]:
     """Take ``val_count`` photographs of ``data.val`` through the round trip and leave the pictures in ``folder``.
 
-    Returns the means of the figures. The model is left in evaluation mode.
+    In the stage "vae" it is the encoder and decoder that they go through, and there is no thumbnail. Returns the means
+    of the figures, "val_distance" among them where a perceptual ``distance`` of pictures in [0, 1] is given. The model
+    is left in evaluation mode.
     """
     assert config.data.val is not None
     paths = find_photographs(config.data.val)
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(config.val_count, len(paths))).astype(int)]
     folder.mkdir(parents=True, exist_ok=True)
-    pipeline = FaithEIRPipeline(model, config.model)
-    figures = []
+    measure = _through_the_vae(model) if config.stage == "vae" else _round_trip(FaithEIRPipeline(model, config.model))
+    rows = []
     for path in paths:
-        outputs = [folder / f"{path.stem}.{kind}.png" for kind in ("thumb", "restored", "roundtrip")]
-        figures.append(round_trip(pipeline, read_picture(path), (outputs[0], outputs[1], outputs[2]))[0])
-    return {f"val_{key}": value for key, value in asdict(Figures.mean(figures)).items() if "seconds" not in key}
+        original = read_picture(path)
+        figures, restored = measure(original, folder, path.stem)
+        if distance is not None:
+            figures["distance"] = _distance(distance, restored.rgb, original.rgb)
+        rows.append(figures)
+    return {f"val_{key}": float(np.nanmean([row[key] for row in rows])) for key in rows[0]}
+
+
+_Measure = Callable[[Picture, Path, str], tuple[dict[str, float], Picture]]
+
+
+def _round_trip(pipeline: FaithEIRPipeline) -> _Measure:
+    def measure(original: Picture, folder: Path, stem: str) -> tuple[dict[str, float], Picture]:
+        outputs = [folder / f"{stem}.{kind}.png" for kind in ("thumb", "restored", "roundtrip")]
+        figures, _, restored = round_trip(pipeline, original, (outputs[0], outputs[1], outputs[2]))
+        return {k: v for k, v in asdict(figures).items() if "seconds" not in k}, restored
+
+    return measure
+
+
+def _through_the_vae(model: FaithEIR) -> _Measure:
+    model.eval()
+
+    @torch.inference_mode()
+    def measure(original: Picture, folder: Path, stem: str) -> tuple[dict[str, float], Picture]:
+        device = next(model.parameters()).device
+        padded = pad_to_multiple(original.rgb, model.size_multiple)
+        x = model.autoencode(_tensor(padded).to(device)).float().clamp(0, 1)[0]
+        pixels = (x * 255).round().byte().permute(1, 2, 0).cpu().numpy()[: original.height, : original.width]
+        restored = Picture(np.ascontiguousarray(pixels))
+        write_picture(folder / f"{stem}.restored.png", restored)
+        # The restored picture takes the thumbnail's place between the two.
+        write_picture(folder / f"{stem}.roundtrip.png", side_by_side(original, restored, restored, 1))
+        return {"psnr": psnr(original.rgb, restored.rgb), "ssim": ssim(original.rgb, restored.rgb)}, restored
+
+    return measure
+
+
+@torch.inference_mode()
+def _distance(distance: nn.Module, a: UInt8Array, b: UInt8Array) -> float:
+    device = next(distance.parameters()).device
+    return float(distance(_tensor(a).to(device), _tensor(b).to(device)))
+
+
+def _tensor(rgb: UInt8Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float() / 255
