@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from faitheir.errors import EvaluationError, MissingDependencyError
 from faitheir.evaluation.results import SystemResult
@@ -15,7 +15,8 @@ from faitheir.images import write_atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NOT_DRAWN = {*COSTS, "thumbnail_bytes", "seconds_down", "seconds_up"}
+#: Of what is stored and of time; distortion is that of the restored picture.
+_NOT_DRAWN = {*COSTS, "thumbnail_psnr", "thumbnail_ssim", "thumbnail_bytes", "seconds_down", "seconds_up"}
 
 #: Okabe and Ito's colours, told apart with any kind of colour vision, without their black and yellow.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -53,17 +54,19 @@ def rate_distortion(
     if not names:
         raise EvaluationError("there is nothing to draw: no system has both bits per pixel and a ranked metric.")
 
-    series = list(dict.fromkeys(key for name in names for key in _series(results, name)))
-    models = {_key(result) for result in results if result.kind == "model"}
-    others = [key for key in series if key not in models]
-    styles: dict[_Key, dict[str, Any]] = {}
-    for index, key in enumerate(others):
-        # The lists are of coprime lengths: 42 systems before two look alike.
-        styles[key] = {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
-    for index, key in enumerate(key for key in series if key in models):
-        styles[key] = {"color": ink, "marker": ("*", "p", "h", "8")[index % 4], "markersize": 13, "zorder": 3}
+    lines = list(dict.fromkeys(line for name in names for line in _series(results, name)))
+    models = [line for line in lines if line in {_line(result) for result in results if result.kind == "model"}]
+    styles: dict[_Line, dict[str, Any]] = {}
+    for index, line in enumerate(models):
+        styles[line] = {"color": ink, "marker": "*ph8"[index % 4], "markersize": 13, "zorder": 3}
+    # The lists are of coprime lengths: 42 systems before two look alike.
+    others = list(dict.fromkeys(line._replace(reduced=False) for line in lines if line not in models))
+    for index, line in enumerate(others):
+        style = {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)], "markersize": 7}
+        styles[line] = style
+        styles[line._replace(reduced=True)] = style | {"linestyle": "--", "fillstyle": "none", "markersize": 10}
 
-    columns = min(3, len(names))
+    columns = 2 if len(names) == 4 else min(3, len(names))
     rows = math.ceil(len(names) / columns)
     theme = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)
     with mpl.rc_context({**theme, "font.size": 11.0, "axes.spines.top": False, "axes.spines.right": False}):
@@ -71,9 +74,9 @@ def rate_distortion(
         handles = {}
         for index, name in enumerate(names):
             axes = figure.add_subplot(rows, columns, index + 1)
-            for key, points in _series(results, name).items():
+            for line, points in _series(results, name).items():
                 x, y = zip(*sorted(points), strict=True)
-                (handles[key],) = axes.plot(x, y, linewidth=1.6, **{"markersize": 7} | styles[key])
+                (handles[line],) = axes.plot(x, y, linewidth=1.6, **styles[line])
             axes.set_xscale("log")
             axes.margins(x=0.12, y=0.12)
             low, high = axes.get_xlim()
@@ -87,12 +90,12 @@ def rate_distortion(
             axes.set_xlabel("bits per pixel")
             kind = metric(name)
             axes.set_title(f"{kind.label}{f' ({kind.unit})' if kind.unit else ''}, {kind.direction} is better")
-        labels = _labels(series)
+        labels = _labels(lines)
         legend = figure.legend(
-            [handles[key] for key in series],
-            [labels[key] for key in series],
+            [handles[line] for line in lines],
+            [labels[line] for line in lines],
             loc="outside lower center",
-            ncols=math.ceil(len(series) / math.ceil(len(series) / (2 * columns))),
+            ncols=math.ceil(len(lines) / math.ceil(len(lines) / (2 * columns))),
             frameon=False,
         )
         for text in legend.get_texts():
@@ -129,37 +132,40 @@ def write_plots(
     return paths
 
 
-#: A line of a plot: codec or system, protocol, list of files.
-_Key = tuple[str, str, str]
+class _Line(NamedTuple):
+    """What a line, or a point alone, stands for. ``reduced``: a codec over pictures reduced wherever that helps."""
+
+    name: str
+    reduced: bool
+    protocol: str
+    files: str
 
 
-def _key(result: SystemResult) -> _Key:
-    name = result.system
-    if result.kind == "codec" and "codec" in result.about:
-        # Pictures reduced before coding whenever that helps are another way to use a codec: another line.
-        name = result.about["codec"] + (", reduced" if result.about.get("reduced") == "freely" else "")
-    return name, result.protocol, result.about.get("files", "")
+def _line(result: SystemResult) -> _Line:
+    codec = result.about.get("codec") if result.kind == "codec" else None
+    reduced = codec is not None and result.about.get("reduced") == "freely"
+    return _Line(codec or result.system, reduced, result.protocol, result.about.get("files", ""))
 
 
-def _series(results: Sequence[SystemResult], name: str) -> dict[_Key, list[tuple[float, float]]]:
+def _series(results: Sequence[SystemResult], name: str) -> dict[_Line, list[tuple[float, float]]]:
     """Line -> (bits per pixel, value) of its points."""
-    series: dict[_Key, list[tuple[float, float]]] = {}
+    series: dict[_Line, list[tuple[float, float]]] = {}
     for result in results:
         rate, value = (result.summary.get(key, math.nan) for key in ("bits_per_pixel", name))
         if result.kind != "published" and math.isfinite(rate) and rate > 0 and math.isfinite(value):
-            series.setdefault(_key(result), []).append((rate, value))
+            series.setdefault(_line(result), []).append((rate, value))
     return series
 
 
-def _labels(series: Sequence[_Key]) -> dict[_Key, str]:
+def _labels(lines: Sequence[_Line]) -> dict[_Line, str]:
     """Names, with what tells two of one name apart."""
-    protocols, files = ({key[index] for key in series} for index in (1, 2))
+    protocols, files = {line.protocol for line in lines}, {line.files for line in lines}
     labels = {}
-    for key in series:
-        name = " ".join(key[0].split())
+    for line in lines:
+        name = " ".join(line.name.split()) + (", reduced" if line.reduced else "")
         label = f"\u200b{name}" if name.startswith("_") else name  # matplotlib hides what is called "_name"
-        label += f", {key[1]}" if len(protocols) > 1 else ""
-        labels[key] = label + (f", files {key[2][:8]}" if len(files) > 1 else "")
+        label += f", {line.protocol}" if len(protocols) > 1 else ""
+        labels[line] = label + (f", files {line.files[:8]}" if len(files) > 1 else "")
     return labels
 
 
