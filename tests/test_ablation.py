@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from conftest import save_tiny_model
+from faitheir.config import to_dict
 from faitheir.errors import EvaluationError
-from faitheir.evaluation.ablation import ablation_runs, ablation_tables, write_ablation
+from faitheir.evaluation.ablation import ablation_runs, ablation_tables, table2_label, write_ablation
 from faitheir.evaluation.compare import Measuring, compare
 from faitheir.evaluation.published import published_table
+from faitheir.training.config import load_train_config
 from tiny import model_config
 
 Photo = Callable[..., Path]
@@ -83,6 +85,30 @@ def test_tables_in_the_papers_form(trained: Path, photo: Photo, tmp_path: Path) 
     assert "11.99" in text  # published
     assert f"{measured['adp-zeros'].summary['psnr']:.2f}" in text
     assert "Published, not measured" in text
+
+
+def test_a_run_for_table_3_alone(trained: Path, photo: Photo, tmp_path: Path) -> None:
+    """adp-learned is E5 once more, trained beside the two that it is compared with."""
+    photo("hr/a.png", 64, 48)
+    config = model_config(name="tiny", embedder="lte")
+    save_tiny_model(trained / "adp-learned" / "model", config, seed=7)
+    chosen = [run for run in ablation_runs(trained) if run.folder.name in ("e5", "adp-learned", "adp-zeros")]
+    measuring = Measuring(metrics=("psnr",), progress=False)
+    results = compare(tmp_path / "hr", [run.spec for run in chosen], tmp_path / "out", measuring=measuring)
+    tables = ablation_tables(chosen, results)
+    measured = {run.folder.name: result.summary["psnr"] for run, result in zip(chosen, results, strict=True)}
+    ours = {n: {r.system: r.summary["psnr"] for r in rows if r.kind != "published"} for n, rows in tables.items()}
+    assert ours == {
+        2: {"E5 w/ LRT+ADP+LTE": measured["e5"]},
+        3: {"Learnable ADP": measured["adp-learned"], "Zeros ADP": measured["adp-zeros"]},
+    }
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_the_shipped_recipes_are_the_papers_rows(number: int) -> None:
+    config = load_train_config(Path(__file__).parents[1] / "configs" / "ablation" / f"e{number}.toml")
+    (row,) = [r for r in published_table(2).records() if r["experiment"] == f"E{number}"]
+    assert table2_label(config.model, to_dict(config.losses)) == row["method"]
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from command import names, ok, refused
 from faitheir.errors import EvaluationError, ImageError
 from faitheir.evaluation.report import write_report
-from faitheir.evaluation.results import PictureResult, SystemResult
+from faitheir.evaluation.results import PictureResult, SystemResult, write_result
 from faitheir.images import UInt8Array, read_picture
 from measured import measure
 
@@ -165,6 +166,40 @@ def test_without_matplotlib_the_page_says_so(
     page = report(tmp_path / "report.html", results)
     assert "Not drawn: Plots need matplotlib: pip install 'faitheir[eval]'." in page.text
     assert len(page.data["pictures"]) == 4
+
+
+def test_results_are_shown_again_from_their_files(results: list[SystemResult], tmp_path: Path) -> None:
+    made, out = tmp_path / "made", tmp_path / "out"
+    made.mkdir()
+    for number, result in enumerate(results):
+        write_result(made / f"{2 - number}.json", result)
+    arguments = ("report", made / "2.json", made, "-o", out, "--metrics", "ssim,psnr", "--title", "Again")
+    text = ok(*arguments, "--crop", "waves@10,20", "--crop", "long", "--crop-size", "32", "--published", "CLIC2020")
+    tables = ["results.md", "results.tex", "results.csv", "pictures.csv"]
+    plots = ["rate-distortion.svg", "rate-distortion.png"]
+    assert names(out) == {*tables, *plots, "report.html", "crops.png"}
+    assert f"written: {out / 'crops.png'}" in text
+    table = (out / "results.md").read_text(encoding="utf-8")
+    assert re.search(r"\| System \| SSIM ↑.* \| PSNR \(dB\) ↑", table)
+    assert table.index("| bicubic") < table.index("img src")
+    assert "Published, not measured, CLIC2020" in table
+    page = Page((out / "report.html").read_text(encoding="utf-8"))
+    assert len(page.data["pictures"]) == 4
+    assert "Again" in page.text
+
+
+def test_reports_that_cannot_be_made_are_refused(results: list[SystemResult], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.json").write_text("{}", encoding="utf-8")
+    write_result(tmp_path / "bicubic.json", results[0])
+    out = ("-o", tmp_path / "out")
+    assert "has no results" in refused("report", tmp_path / "empty", *out, status=2)
+    assert "other.json: not a result" in refused("report", tmp_path / "other.json", *out, status=2)
+    assert "gone.json" in refused("report", tmp_path / "gone.json", *out, status=2)
+    mine = tmp_path / "bicubic.json"
+    assert "no metric 'pnsr'" in refused("report", mine, *out, "--metrics", "pnsr", status=2)
+    assert "no system has measured a photograph 'x@y'" in refused("report", mine, *out, "--crop", "x@y", status=2)
+    assert not names(tmp_path) - {"other.json", "bicubic.json"}
 
 
 # --- in a real browser -----------------------------------------------------------------------------------------------

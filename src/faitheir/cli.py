@@ -717,6 +717,79 @@ def compare(
 
 
 @main.command(epilog=_EPILOG)
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    required=True,
+    type=click.Path(readable=False, path_type=Path),
+    help="For tables, plots and the report.",
+)
+@click.option("--metrics", metavar="NAME,...", help="Only these, in this order. [default: all that were measured]")
+@click.option("--title", default="FaithEIR: comparison", show_default=True)
+@click.option(
+    "--crop",
+    "crops",
+    metavar="PICTURE[@X,Y]",
+    multiple=True,
+    help="Draw a sheet of crops, too, with a row for this photograph: its part from (X, Y), or the one with the "
+    "strongest edges. May be given several times.",
+)
+@click.option("--crop-size", type=click.IntRange(16, 1024), default=128, show_default=True, help="In pixels.")
+@_table_options
+def report(
+    results: tuple[Path, ...],
+    output: Path,
+    metrics: str | None,
+    title: str,
+    crops: tuple[str, ...],
+    crop_size: int,
+    published: str | None,
+    pictures: int,
+) -> None:
+    """Write tables, plots and the report of what was measured before, without measuring anything.
+
+    RESULTS are the JSON files of `faitheir evaluate` and `faitheir compare`, in the order of the tables, and
+    folders of them. The photographs and what came back of them are read from where they were then.
+    """
+    from faitheir.errors import EvaluationError
+    from faitheir.evaluation.compare import write_comparison
+    from faitheir.evaluation.results import read_result, read_results
+    from faitheir.evaluation.sheets import crop_sheet
+    from faitheir.evaluation.tables import metrics_of
+
+    try:
+        found = [
+            result for path in results for result in (read_results(path) if path.is_dir() else [read_result(path)])
+        ]
+        if not found:
+            raise PlanError(f"{results[0]} has no results (*.json) in it; give the folder of -o of `faitheir compare`.")
+        rows = [*found, *_of_scales(_published(published), found)]
+        names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+        metrics_of(rows, names)
+        _check_output(output)
+        places = dict(_crop_place(text) for text in crops)
+        sheet = crop_sheet(found, places, size=crop_size) if places else None
+    except EvaluationError as error:
+        raise PlanError(str(error)) from None
+    files, problems = write_comparison(output, rows, metrics=names, title=title, pictures=pictures)
+    if sheet is not None:
+        files.append(output / "crops.png")
+        write_picture(files[-1], sheet)
+    _conclude([], files, problems)
+
+
+def _crop_place(text: str) -> tuple[str, tuple[int, int] | None]:
+    """The photograph and the place that --crop names; a name may have an @ in it."""
+    name, at, place = text.rpartition("@")
+    numbers = place.split(",")
+    if at and len(numbers) == 2 and all(number.strip().isdecimal() for number in numbers):
+        return name, (int(numbers[0]), int(numbers[1]))
+    return text, None
+
+
+@main.command(epilog=_EPILOG)
 @click.argument("targets", nargs=-1)
 @_recursive_option
 @click.option(

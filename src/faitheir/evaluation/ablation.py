@@ -50,7 +50,7 @@ def ablation_runs(folder: str | Path) -> list[AblationRun]:
     runs = []
     for run in found:
         config = read_config(run / "model")
-        label = _label(config, _losses(run))
+        label = table2_label(config, _losses(run))
         name = run.name.upper() if re.fullmatch(r"e\d+", run.name.lower()) else run.name
         runs.append(AblationRun(run, config, label, known.get(label, name)))
     return runs
@@ -65,7 +65,7 @@ def _losses(run: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _label(config: ModelConfig, losses: Mapping[str, Any]) -> str:
+def table2_label(config: ModelConfig, losses: Mapping[str, Any]) -> str:
     """A run as the paper's Table 2 would call it, such as "w/ LRT+ADP+SP (layer23)"."""
     codec = config.codec
     parts = f"w/ {'HaarT' if codec.transform == 'haar' else 'LRT'}+{_PRIORS[codec.prior]}"
@@ -82,16 +82,23 @@ def ablation_tables(runs: Sequence[AblationRun], results: Sequence[SystemResult]
     """The rows of the paper's Tables 2 and 3: ours, measured, each under the paper's name, then the published ones.
 
     ``results``: of ``runs``, in their order. Table 3 has the runs with a prior of zeros or of random values, and those
-    that differ from one of them only in that their prior was learned; Table 2 all others, too.
+    that differ from one of them only in that their prior was learned; where a folder is named adp-..., it is for
+    Table 3 alone, and of the learned ones such alone are. Table 2 has all others.
     """
     fixed = [run.config.codec for run in runs if run.config.codec.prior in ("zeros", "random")]
+    learned = [
+        run
+        for run in runs
+        if run.config.codec.prior == "adp" and any(replace(c, prior="adp") == run.config.codec for c in fixed)
+    ]
+    learned = [run for run in learned if run.folder.name.startswith("adp-")] or learned
     rows: dict[int, list[SystemResult]] = {2: [], 3: []}
     for run, result in sorted(zip(runs, results, strict=True), key=lambda pair: pair[0].experiment):
-        codec = run.config.codec
-        if codec.prior not in ("zeros", "random"):
+        prior = run.config.codec.prior
+        if prior not in ("zeros", "random") and not run.folder.name.startswith("adp-"):
             rows[2].append(replace(result, system=f"{run.experiment} {run.label}"))
-        if codec in fixed or (codec.prior == "adp" and any(replace(c, prior="adp") == codec for c in fixed)):
-            name = {"zeros": "Zeros ADP", "random": "Random ADP"}.get(codec.prior, "Learnable ADP")
+        if prior in ("zeros", "random") or run in learned:
+            name = {"zeros": "Zeros ADP", "random": "Random ADP"}.get(prior, "Learnable ADP")
             rows[3].append(replace(result, system=name))
     return {number: [*own, *published_results(number)] for number, own in rows.items() if own}
 

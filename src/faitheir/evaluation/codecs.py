@@ -23,6 +23,9 @@ from faitheir.images import (
     writer_version,
 )
 
+#: To be raised when a search chooses otherwise than before, so that what an older one made is made again.
+SEARCH = 2
+
 #: By what sides may be divided before a codec sees a picture, beside 1.
 FACTORS = (2, 3, 4, 6, 8, 12, 16)
 

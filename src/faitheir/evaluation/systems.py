@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from faitheir.errors import EvaluationError
-from faitheir.evaluation.codecs import CODECS, Codec, Coded, decode, encode, encode_reaching, encode_within
+from faitheir.evaluation.codecs import CODECS, SEARCH, Codec, Coded, decode, encode, encode_reaching, encode_within
 from faitheir.evaluation.measures import PictureMetric, Weights, picture_metric
 from faitheir.evaluation.metrics import METRICS
 from faitheir.evaluation.pairs import pair
@@ -260,7 +260,7 @@ class CodecSystem(System):
         output = self._of_target(picture)
         held_to = str(_stored_bytes(output)) if self._metric is None else Store.hash(output.restored)
         about = {key: value for key, value in self.about.items() if key != "target"}
-        return repr((sorted(about.items()), held_to))
+        return repr((SEARCH, sorted(about.items()), held_to))
 
     def work(self, task: Task) -> Made:
         """Search, then code and decode once more by the clock."""

@@ -50,15 +50,17 @@
   function caption(choice) {
     const [kind, system] = choice.key.split("-");
     const lines = [make("strong", { textContent: choice.label })];
+    // Times are of the machine, not of the picture: they are in the table only.
+    const values = (some) => data.metrics
+      .filter(({ key }) => !key.startsWith("seconds_") && key.startsWith("thumbnail_") === some)
+      .filter(({ key }) => valueOf(picture, system, key) !== undefined)
+      .map(({ key, label }) => `${label} ${text(key, valueOf(picture, system, key))}`);
     if (kind === "original") lines.push(`${picture.width} × ${picture.height} pixels`);
     if (kind === "thumbnail" && picture.thumbnails[system]) {
       const [width, height] = picture.thumbnails[system].size;
-      lines.push(`${width} × ${height} pixels`);
+      lines.push([`${width} × ${height} pixels`, ...values(true)].join(", "));
     }
-    if (kind === "restored") {
-      const found = data.metrics.filter((metric) => valueOf(picture, system, metric.key) !== undefined);
-      lines.push(found.map((m) => `${m.label} ${text(m.key, valueOf(picture, system, m.key))}`).join(", "));
-    }
+    if (kind === "restored") lines.push(values(false).join(", "));
     return make("figcaption", {}, ...lines);
   }
 
