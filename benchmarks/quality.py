@@ -3,8 +3,8 @@
     python benchmarks/quality.py --hr DIR --squeezenet squeezenet1_0.safetensors [--model nano-x16]
 
 Every photograph goes through the thumbnail file on disk (PNG, and lossless WebP for the bytes). Figures are means
-over photographs; the ratio of perceptual distances is that of the means. "Lattice" is the power of the luma error at
-multiples of 1/scale cycles per pixel over the median of its neighbours, worst multiple and axis: 1 is no pattern.
+over photographs; the ratio of perceptual distances is that of the means. "Lattice" is that of
+`faitheir.evaluation.lattice`: 1 is no pattern. `faitheir compare` puts more systems side by side, under a protocol.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from faitheir.evaluation.lattice import error_spectra, lattice
 from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.features import feature_distance, load_feature_network
 from faitheir.files import find_photographs
@@ -27,21 +28,6 @@ from faitheir.thumbnail import Thumbnail
 def tensor(rgb: UInt8Array) -> torch.Tensor:
     """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [0, 1]."""
     return torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
-
-
-def line_spectrum(error: np.ndarray, scale: int) -> np.ndarray:
-    """Mean power of the rows of ``error`` (H, W), interpolated to 64 frequencies per 1/scale cycles per pixel."""
-    power = np.square(np.abs(np.fft.rfft(error * np.hanning(error.shape[1]), n=64 * scale * 4, axis=1))).mean(0)
-    return power[: len(power) - 1].reshape(-1, 4).mean(1)
-
-
-def lattice(spectrum: np.ndarray, scale: int) -> float:
-    """The worst multiple's power over the median of what lies a quarter of the spacing around it."""
-    worst = 0.0
-    for k in range(1, scale // 2):
-        near = np.r_[spectrum[64 * k - 16 : 64 * k - 4], spectrum[64 * k + 5 : 64 * k + 17]]
-        worst = max(worst, float(spectrum[64 * k - 1 : 64 * k + 2].mean() / np.median(near)))
-    return worst
 
 
 def main() -> None:
@@ -86,16 +72,14 @@ def main() -> None:
                 row[f"psnr_{name}"] = psnr(original, rgb)
                 row[f"ssim_{name}"] = ssim(original, rgb)
                 row[f"distance_{name}"] = float(feature_distance(network, tensor(rgb), tensor(original)))
-                luma = (rgb.astype(np.float64) - original) @ np.array([0.299, 0.587, 0.114])
-                spectra[name] += [line_spectrum(luma, scale), line_spectrum(luma.T, scale)]
+                spectra[name].append(error_spectra(original, rgb, scale))
             rows.append(row)
     mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
     mean["psnr_gain"] = mean["psnr_ours"] - mean["psnr_bicubic"]
     mean["distance_ratio"] = mean["distance_ours"] / mean["distance_bicubic"]
     mean["thumbnail_bytes_ratio"] = mean["thumbnail_bytes"] / mean["bicubic_thumbnail_bytes"]
     for name, values in spectra.items():
-        across, down = (np.mean(values[axis::2], 0) for axis in (0, 1))
-        mean[f"lattice_{name}"] = max(lattice(across, scale), lattice(down, scale))
+        mean[f"lattice_{name}"] = lattice(values, scale)
     report = {"model": pipeline.name, "weights": pipeline.weights, "photographs": len(paths), **mean}
     print(json.dumps(report, indent=2))
 

@@ -73,13 +73,13 @@ def test_systems_by_name() -> None:
         Spec("cmd", "prog, {input} {output}"),
     ]
     assert parse_methods(["avif@bytes-reduced", "S=sr:a=b.pth"])[1] == Spec("sr", "a=b.pth", label="S")
+    assert parse_methods(["webp, irn"]) == [Spec("codec", "webp", "bytes"), Spec("model", "irn-x16")]
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("nano-x61", "Unknown system 'nano-x61'"),
-        ("jpeg", "jpeg@bytes"),
         ("jpeg@fid", "cannot be held to 'fid'"),
         ("jpeg@musiq", "cannot be held to 'musiq'"),
         ("sr:", "nothing after 'sr:'"),
@@ -105,7 +105,7 @@ def test_what_is_not_there_is_said_before_any_work(tmp_path: Path) -> None:
     assert "is no command" in refuse("cmd:python 'x {input} {output}")
     assert "no such checkpoint" in refuse(f"sr:{tmp_path}/x.pth", ModelError)
     assert "is not a folder" in refuse(f"restored:{tmp_path}/x")
-    assert "no weights in this package" in refuse("irn-x16", ModelError)
+    assert "train it" in refuse("t-irn", ModelError)
     assert "squeezenet1_0" in refuse("jpeg@squeezenet_distance", ModelError)
 
 

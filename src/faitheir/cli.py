@@ -663,7 +663,7 @@ def compare(
     \b
     nano-x16, model:FOLDER          a model, through its thumbnail file
     bicubic, lanczos                a thumbnail made and enlarged by Pillow
-    jpeg@bytes                      jpeg, webp, avif or jpegxl in at most the bytes of the
+    jpeg, jpeg@bytes                jpeg, webp, avif or jpegxl in at most the bytes of the
                                     target's file; reduced first where it cannot go so low
     jpeg@bytes-reduced              the same, reduced first wherever that is better
     jpeg@psnr                       in the fewest bytes that reach the target's value of

@@ -2,7 +2,7 @@
 
     nano-x16, model:FOLDER          a model, through its thumbnail file
     bicubic, lanczos                a thumbnail made and enlarged by Pillow
-    jpeg@bytes                      a codec in at most the bytes of the target's file, picture by picture
+    jpeg, jpeg@bytes                a codec in at most the bytes of the target's file, picture by picture
     jpeg@bytes-reduced              the same, but the picture may be reduced first wherever that is better
     jpeg@psnr                       a codec in the fewest bytes that reach the target's value of a metric
     sr:CHECKPOINT                   a super-resolution network over a bicubic thumbnail
@@ -74,16 +74,17 @@ def parse_method(text: str) -> Spec:
         return Spec("resampling", body, label=label)
     name, _, way = body.partition("@")
     if name in CODECS:
-        return Spec("codec", name, _check_way(name, way), label)
+        return Spec("codec", name, _check_way(way), label)
+    if body in ("irn", "t-irn"):
+        body = f"{body}-x16"
     if body in embedded_models() or body in KNOWN_CONFIGS:
         return Spec("model", body, label=label)
     known = (*embedded_models(), *RESAMPLINGS, *(f"{codec}@bytes" for codec in CODECS), "model:", "sr:", "cmd:")
     raise EvaluationError(f"Unknown system '{body}'; choose of {', '.join(known)}, restored:, or see compare --help.")
 
 
-def _check_way(codec: str, way: str) -> str:
-    if not way:
-        raise EvaluationError(f"'{codec}' must be held to something: {codec}@bytes, or a metric as in {codec}@psnr.")
+def _check_way(way: str) -> str:
+    way = way or BYTES
     if way not in (BYTES, BYTES_REDUCED, *HELD_TO):
         ways = ", ".join((BYTES, BYTES_REDUCED, *HELD_TO))
         raise EvaluationError(f"A codec cannot be held to '{way}'; choose of {ways}.")

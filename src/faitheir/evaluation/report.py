@@ -131,16 +131,16 @@ def _pictures(
             continue
         found = [pictures.get(name) for pictures in named]
         try:
-            entry, size = _embed(name, found, measured)
+            entry = _embed(name, found, measured)
         except ImageError as error:
             left[name] = str(error)
             continue
-        if spent + size > max_bytes:
+        spent += len(json.dumps(entry))
+        if spent > max_bytes:
             full = True
             left[name] = ""
-            continue
-        spent += size
-        kept.append(entry)
+        else:
+            kept.append(entry)
     there = {key for entry in kept for values in entry["values"].values() for key in values}
     chosen = [name for name in metrics_of(measured, metrics) if name in there]
     if order is not None and order.metric in there and order.metric not in chosen:
@@ -158,10 +158,8 @@ def _pictures(
     return data, [entry["name"] for entry in kept], left
 
 
-def _embed(
-    name: str, found: Sequence[PictureResult | None], measured: Sequence[SystemResult]
-) -> tuple[dict[str, Any], int]:
-    """One picture of the page, and how many bytes its encoded pictures take. ImageError without its original."""
+def _embed(name: str, found: Sequence[PictureResult | None], measured: Sequence[SystemResult]) -> dict[str, Any]:
+    """One picture of the page. ImageError without its original."""
     path = next((picture.original for picture in found if picture and picture.original), None)
     if path is None:
         reasons = [picture.error for picture in found if picture and picture.error]
@@ -171,21 +169,14 @@ def _embed(
     left, top = busiest(original.rgb, width, height)
     part = original.rgb[top : top + height, left : left + width]
     start = busiest(part, _START, _START)
-    sources: list[str] = []
-
-    def put(rgb: UInt8Array, *, lossless: bool = False) -> str:
-        data = encode_picture(Picture(rgb), "webp", quality=None if lossless else QUALITY)
-        sources.append("data:image/webp;base64," + base64.b64encode(data).decode())
-        return sources[-1]
-
     entry: dict[str, Any] = {
         "name": name,
         "width": original.width,
         "height": original.height,
         "window": [left, top, width, height],
         "start": [left + start[0] + min(_START, width) / 2, top + start[1] + min(_START, height) / 2],
-        "overview": put(_reduced(original.rgb, OVERVIEW_SIDE)),
-        "original": put(part),
+        "overview": _source(_reduced(original.rgb, OVERVIEW_SIDE)),
+        "original": _source(part),
         "thumbnails": {},
         "restored": {},
         "notes": {},
@@ -198,7 +189,7 @@ def _embed(
         entry["values"][index] = {key: _json_number(v) for key, v in picture.values.items() if not math.isnan(v)}
         if picture.thumbnail is not None:
             try:
-                entry["thumbnails"][index] = _thumbnail(read_picture(picture.thumbnail), original, result.scale, put)
+                entry["thumbnails"][index] = _thumbnail(read_picture(picture.thumbnail), original, result.scale)
             except ImageError as error:
                 entry["notes"][index] = str(error)
         try:
@@ -207,17 +198,23 @@ def _embed(
             restored = read_picture(picture.restored)
             if restored.rgb.shape != original.rgb.shape:
                 raise ImageError(f"{picture.restored} is not of the size of {path}.")
-            entry["restored"][index] = put(restored.rgb[top : top + height, left : left + width])
+            entry["restored"][index] = _source(restored.rgb[top : top + height, left : left + width])
         except ImageError as error:
             entry["notes"][index] = str(error)
-    return entry, sum(map(len, sources))
+    return entry
 
 
-def _thumbnail(thumbnail: Picture, original: Picture, scale: int | None, put: Any) -> dict[str, Any]:
+def _thumbnail(thumbnail: Picture, original: Picture, scale: int | None) -> dict[str, Any]:
     """A thumbnail in the page: its pixels, its size, and how many of the original's pixels it covers."""
     size = (thumbnail.width, thumbnail.height)
     covers = [side * scale for side in size] if scale else [original.width, original.height]
-    return {"source": put(_reduced(thumbnail.rgb, SIDE), lossless=True), "size": size, "covers": covers}
+    return {"source": _source(_reduced(thumbnail.rgb, SIDE), quality=None), "size": size, "covers": covers}
+
+
+def _source(rgb: UInt8Array, quality: int | None = QUALITY) -> str:
+    """A picture as an address that holds it; lossless without a quality."""
+    data = encode_picture(Picture(rgb), "webp", quality=quality)
+    return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
 def _reduced(rgb: UInt8Array, side: int) -> UInt8Array:
