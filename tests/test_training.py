@@ -142,6 +142,7 @@ def command(*arguments: object, **environment: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # a group of its own, so that all of its processes can be signalled
         env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **environment},
     )
 
@@ -165,14 +166,14 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(recipe: Recipe, tmp
     settings = [part for k, v in options.items() for part in ("--set", f"{k.replace('__', '.')}={v}")]
     process = command(path, *settings)
     wait_for(lambda: checkpoints(tmp_path / "killed"), process)
-    process.kill()
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     shutil.rmtree(tmp_path / "killed" / "model", ignore_errors=True)  # if it was that quick
     (tmp_path / "killed" / ".saving-00000099").mkdir()  # as a process killed while saving leaves it
     with (tmp_path / "killed" / "log.jsonl").open("a") as log:
         log.write('{"step": 12, "loss": 3.')  # as one killed while writing leaves it
     resumed = command(path, *settings, "--resume", "auto")
-    out, err = resumed.communicate(timeout=200)
+    out, err = resumed.communicate(timeout=60)
     assert resumed.returncode == 0, err
     assert "resumed from" in out
     whole = train(recipe("whole", **options), log=quiet)
@@ -186,24 +187,29 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(recipe: Recipe, tmp
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_stop_saves_first(recipe: Recipe, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_a_run_that_is_told_to_stop_saves_first(
+    recipe: Recipe, tmp_path: Path, number: signal.Signals, all_of_them: bool
+) -> None:
+    """A scheduler signals every process of a job, a terminal too; `kill` only the one."""
     path = recipe.write("run")
     settings = ["--set", "steps=100000", "--set", "save_every=100000", "--set", "val_every=0"]
-    settings += ["--set", "data.workers=1"]
-    process = command(path, *settings)
+    process = command(path, *settings, "--set", "data.workers=1")
     wait_for(lambda: (tmp_path / "run" / "log.jsonl").exists() and only_losses(tmp_path / "run"), process)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=120)
+    if all_of_them:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, (out, err)
     assert "a checkpoint is saved; --resume auto goes on" in err
     assert "Traceback" not in err
     (saved,) = checkpoints(tmp_path / "run")
     step = int(saved.name.removeprefix("checkpoint-"))
-    # It goes on between two lines of the log, too: what was added up for the next line is saved.
-    options: dict[str, Any] = {"val_every": 0, "save_every": 1000, "log_every": step + 1, "steps": step + 1}
+    # It goes on where it was.
+    options: dict[str, Any] = {"val_every": 0, "save_every": 1000, "steps": step + 2}
     train(recipe("run", **options), resume="auto", log=quiet)
-    train(recipe("whole", **options), log=quiet)
-    assert log_of(tmp_path / "run")[-1]["step"] == log_of(tmp_path / "whole")[-1]["step"] == step + 1
+    assert [line["step"] for line in log_of(tmp_path / "run")] == list(range(1, step + 3))
 
 
 def test_sums_between_two_lines_of_the_log_survive_a_restart(recipe: Recipe, tmp_path: Path) -> None:
@@ -261,6 +267,13 @@ def test_two_processes_are_one_with_the_same_batch(recipe: Recipe, tmp_path: Pat
     a, b = (load_model(tmp_path / run / "model")[0].state_dict() for run in ("one", "two"))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=2e-3)
+
+
+def test_half_precision_without_a_gpu_is_refused(recipe: Recipe) -> None:
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match="'fp16' needs a GPU"):
+        train(recipe("run", precision="fp16"), log=quiet)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(recipe: Recipe) -> None:

@@ -189,8 +189,11 @@ class NumberSampler(Sampler[int]):
         return self.stop - self.start
 
 
-def quiet_worker(_index: int) -> None:
-    """In a loader's process: leave signals meant for the run to the run, which saves before it leaves."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def patient_worker(_index: int) -> None:
+    """In a loader's process: leave signals meant for the whole run to the run, which saves before it leaves.
+
+    A terminal and a scheduler signal every process. SIGTERM ends this one two minutes later, if the run has not.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(120))
     torch.set_num_threads(1)

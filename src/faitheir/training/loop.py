@@ -48,7 +48,7 @@ from faitheir.training.adversarial import Discriminators, enlarged_thumbnail
 from faitheir.training.card import model_card
 from faitheir.training.checkpoints import Best, checkpoints, leave_frozen_out, load_checkpoint, save_checkpoint
 from faitheir.training.config import OptimizerConfig, TrainConfig
-from faitheir.training.data import CropDataset, NumberSampler, quiet_worker
+from faitheir.training.data import CropDataset, NumberSampler, patient_worker
 from faitheir.training.losses import Objective
 from faitheir.training.record import Recorder, environment, record_environment, seed_of
 from faitheir.training.validation import validate
@@ -321,8 +321,7 @@ class _Trainer:
             drop_last=True,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own: starting a loader must not move the model's random numbers
-            worker_init_fn=quiet_worker,
-            persistent_workers=config.data.workers > 0,
+            worker_init_fn=patient_worker,
         )
         return self.accelerator.prepare_data_loader(loader)
 
@@ -367,12 +366,17 @@ class _Trainer:
         return final
 
     def _train(self, recorder: Recorder | None, stop: StopRequest) -> None:
+        with contextlib.closing(iter(self._loader())) as batches:
+            # Closed whatever happens, so that the loader's processes end before this one.
+            self._learn_from(batches, recorder, stop)
+
+    def _learn_from(self, batches: Iterable[Tensor], recorder: Recorder | None, stop: StopRequest) -> None:
         config, accelerator = self.config, self.accelerator
         best = Best(self.folder, config.best, self.step)
         self.prepared.train()
         started, timed = time.monotonic(), self.step
         micro = 0
-        for batch in self._loader():
+        for batch in batches:
             with accelerator.accumulate(*[m for m in (self.prepared, self.judges) if m is not None]):
                 terms, norm = self._learn(batch.to(memory_format=torch.channels_last), micro)
             for name, value in terms.items():
@@ -574,9 +578,11 @@ class _Trainer:
 
 
 def _precision(name: str) -> str:
+    device = resolve_device("auto")
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError("precision 'fp16' needs a GPU; choose 'bf16', 'no' or 'auto'.")
     if name != "auto":
         return name
-    device = resolve_device("auto")
     return "bf16" if native_bfloat16(device) else "fp16" if device.type == "cuda" else "no"
 
 
