@@ -130,7 +130,7 @@ def test_base_is_loaded_and_lora_starts_neutral(base: Path) -> None:
     with torch.no_grad():
         z = vae.encode(2 * x - 1).latent_dist.mean * 0.5
         expected = [z, unet(z, 999, condition.tokens).sample, (vae.decode(z / 0.5).sample + 1) / 2]
-    assert differences(outputs(backbone), expected) == [0, 0, 0]
+    assert max(differences(outputs(backbone), expected)) < 1e-5
     assert [tuple(t.shape) for t in expected] == [(2, 4, 8, 12), (2, 4, 8, 12), (2, 3, 16, 24)]
 
 
