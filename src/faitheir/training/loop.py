@@ -457,9 +457,11 @@ class _Trainer:
 
     def _check_finite(self, x: Tensor, terms: dict[str, Tensor], micro: int) -> None:
         """Stop where a loss is not finite, leaving what is needed to look into it."""
-        wrong = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
-        if not self._any(bool(wrong)):
+        # One look for all of them: on a GPU each waits for the step.
+        finite = torch.stack([torch.isfinite(value.detach()) for value in terms.values()])
+        if not self._any(not bool(finite.all())):
             return
+        wrong = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
         accelerator, rank = self.accelerator, self.accelerator.process_index
         batches = (self.step * self.config.optimizer.accumulate + micro) * accelerator.num_processes + rank
         numbers = range(batches * self.crops_per_pass, (batches + 1) * self.crops_per_pass)
