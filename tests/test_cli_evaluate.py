@@ -175,9 +175,9 @@ def test_complexity_of_a_model(tiny_model: Path) -> None:
 def test_complexity_of_a_known_model_without_weights() -> None:
     """With random ones; and however large the process that asks, the peak is the model's."""
     ballast = np.ones(200_000_000)
-    found = complexity("nano-x32", (64, 64), repeat=1)
+    found = complexity("t-irn-x16", (64, 64), repeat=1)
     assert found.random_weights
-    assert found.parameters == sum(parameter_table(KNOWN_CONFIGS["nano-x32"]).values())
+    assert found.parameters == sum(parameter_table(KNOWN_CONFIGS["t-irn-x16"]).values())
     assert ballast.nbytes / 2**20 > 1500 > found.peak_mib >= found.loaded_mib > 50
 
 
