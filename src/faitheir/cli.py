@@ -755,14 +755,16 @@ def report(
     """
     from faitheir.errors import EvaluationError
     from faitheir.evaluation.compare import write_comparison
-    from faitheir.evaluation.results import read_result, read_results
+    from faitheir.evaluation.results import read_result
     from faitheir.evaluation.sheets import crop_sheet
     from faitheir.evaluation.tables import metrics_of
 
     try:
-        found = [
-            result for path in results for result in (read_results(path) if path.is_dir() else [read_result(path)])
-        ]
+        files: dict[Path, Path] = {}
+        for path in results:
+            for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+                files.setdefault(file.resolve(), file)  # one that is named to come first may be in a folder, too
+        found = [read_result(file) for file in files.values()]
         if not found:
             raise PlanError(f"{results[0]} has no results (*.json) in it; give the folder of -o of `faitheir compare`.")
         rows = [*found, *_of_scales(_published(published), found)]
