@@ -331,7 +331,10 @@ def _base_folder(config: TurboConfig, source: str | Path | None, local_files_onl
     revision = config.revision if source == config.base else None
     # Never pickles, and of the variants only the float32 one.
     files = ("config.json", "diffusion_pytorch_model*.safetensors", "*.safetensors.index.json")
-    advice = f'run `hf download {source} --local-dir DIR` where there is a network, then give DIR as the base: --base DIR, or base = "DIR" in a recipe.'
+    advice = (
+        f"run `hf download {source} --local-dir DIR` where there is a network, then give DIR as the base: "
+        "--base DIR, or --set base=DIR in training."
+    )
     try:
         return Path(
             snapshot_download(
