@@ -760,11 +760,11 @@ def report(
     from faitheir.evaluation.tables import metrics_of
 
     try:
-        files: dict[Path, Path] = {}
+        sources: dict[Path, Path] = {}
         for path in results:
             for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-                files.setdefault(file.resolve(), file)  # one that is named to come first may be in a folder, too
-        found = [read_result(file) for file in files.values()]
+                sources.setdefault(file.resolve(), file)  # one that is named to come first may be in a folder, too
+        found = [read_result(file) for file in sources.values()]
         if not found:
             raise PlanError(f"{results[0]} has no results (*.json) in it; give the folder of -o of `faitheir compare`.")
         rows = [*found, *_of_scales(_published(published), found)]
