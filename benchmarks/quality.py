@@ -17,17 +17,13 @@ import torch
 from tqdm import tqdm
 
 from faitheir.evaluation.lattice import error_spectra, lattice
+from faitheir.evaluation.measures import to_tensor
 from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.features import feature_distance, load_feature_network
 from faitheir.files import find_photographs
-from faitheir.images import Picture, UInt8Array, bicubic_thumbnail, read_picture, resize_bicubic
+from faitheir.images import Picture, bicubic_thumbnail, read_picture, resize_bicubic
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.thumbnail import Thumbnail
-
-
-def tensor(rgb: UInt8Array) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
 
 
 def main() -> None:
@@ -44,7 +40,7 @@ def main() -> None:
     paths = find_photographs(args.hr)
     if args.count:
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, args.count).astype(int)]
-    scale = pipeline.scale
+    scale, cpu = pipeline.scale, torch.device("cpu")
     rows: list[dict[str, float]] = []
     spectra: dict[str, list[np.ndarray]] = {"ours": [], "bicubic": []}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
@@ -71,7 +67,9 @@ def main() -> None:
             for name, rgb in restored.items():
                 row[f"psnr_{name}"] = psnr(original, rgb)
                 row[f"ssim_{name}"] = ssim(original, rgb)
-                row[f"distance_{name}"] = float(feature_distance(network, tensor(rgb), tensor(original)))
+                row[f"distance_{name}"] = float(
+                    feature_distance(network, to_tensor(rgb, cpu), to_tensor(original, cpu))
+                )
                 spectra[name].append(error_spectra(original, rgb, scale))
             rows.append(row)
     mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}

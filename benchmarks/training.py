@@ -8,17 +8,17 @@ process's largest resident set, Python included. Needs the extras turbo and trai
 """
 
 import argparse
-import resource
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from faitheir.cli import _toml_value
+from faitheir.evaluation.complexity import peak_mib
+from faitheir.pipeline import resolve_device
 from faitheir.training.config import load_train_config
 from faitheir.training.loop import train
 from faitheir.training.record import read_log
@@ -60,13 +60,12 @@ def main() -> None:
         overrides |= {key: _toml_value(value) for key, _, value in (setting.partition("=") for setting in args.set)}
         config = load_train_config(args.config, overrides)
         peaks: list[float] = []
+        device = resolve_device("auto")
 
         def log(line: str) -> None:
             print(line, flush=True)
             # Saving at the end takes memory of its own, which is not training's.
-            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
-            if torch.cuda.is_available():
-                peaks[-1] = torch.cuda.max_memory_allocated() / 2**20
+            peaks.append(peak_mib(device))
 
         train(config, log=log)
         times = [config.batch / line["crops_per_second"] for line in read_log(folder / "run")[1:]]

@@ -1,16 +1,15 @@
 """A tiny recipe for nano, with what it needs on disk: shared by the tests of training."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from faitheir.training.config import TrainConfig, load_train_config
+from weights import squeezenet_state
 
 TINY = """
 run = "{run}"
@@ -72,19 +71,7 @@ def write_photos(folder: Path) -> Path:
 
 def write_squeezenet(path: Path) -> Path:
     """SqueezeNet's architecture with random weights: a feature network in the real file format."""
-    generator = torch.Generator().manual_seed(0)
-    fires = {3: (96, 16, 64), 4: (128, 16, 64), 5: (128, 32, 128), 7: (256, 32, 128), 8: (256, 48, 192)}
-    fires |= {9: (384, 48, 192), 10: (384, 64, 256), 12: (512, 64, 256)}
-    shapes: dict[str, tuple[int, ...]] = {"features.0": (96, 3, 7, 7)}
-    for i, (inputs, squeeze, expand) in fires.items():
-        shapes[f"features.{i}.squeeze"] = (squeeze, inputs, 1, 1)
-        shapes[f"features.{i}.expand1x1"] = (expand, squeeze, 1, 1)
-        shapes[f"features.{i}.expand3x3"] = (expand, squeeze, 3, 3)
-    state = {}
-    for name, shape in shapes.items():
-        state[f"{name}.weight"] = torch.randn(shape, generator=generator) * math.sqrt(2 / math.prod(shape[1:]))
-        state[f"{name}.bias"] = torch.randn(shape[0], generator=generator) * 0.1
-    save_file(state, path)
+    save_file(squeezenet_state(), path)
     return path
 
 

@@ -24,31 +24,10 @@ from faitheir.features import (
     torchvision_state,
 )
 from tiny import picture
-from weights import random_state
+from weights import random_state, squeezenet_state
 
-#: SqueezeNet 1.0's fire modules: place in torchvision's sequence -> (inputs, squeeze, expand).
-FIRES = {
-    3: (96, 16, 64),
-    4: (128, 16, 64),
-    5: (128, 32, 128),
-    7: (256, 32, 128),
-    8: (256, 48, 192),
-    9: (384, 48, 192),
-    10: (384, 64, 256),
-    12: (512, 64, 256),
-}
 STRIDES = [2, 4, 4, 4, 4, 8, 8, 8, 8, 16]
 WIDTHS = [96, 96, 128, 128, 256, 256, 384, 384, 512, 512]
-
-
-def squeezenet_state() -> dict[str, Tensor]:
-    shapes = {"features.0": torch.Size((96, 3, 7, 7))}
-    for i, (inputs, squeeze, expand) in FIRES.items():
-        shapes[f"features.{i}.squeeze"] = torch.Size((squeeze, inputs, 1, 1))
-        shapes[f"features.{i}.expand1x1"] = torch.Size((expand, squeeze, 1, 1))
-        shapes[f"features.{i}.expand3x3"] = torch.Size((expand, squeeze, 3, 3))
-    shapes["classifier.1"] = torch.Size((10, 512, 1, 1))
-    return random_state(shapes)
 
 
 def taesana_state() -> dict[str, Tensor]:

@@ -16,6 +16,18 @@ VGG16 = {
     )
 }
 
+#: SqueezeNet 1.0's fire modules: place in torchvision's sequence -> (inputs, squeeze, expand).
+FIRES = {
+    3: (96, 16, 64),
+    4: (128, 16, 64),
+    5: (128, 32, 128),
+    7: (256, 32, 128),
+    8: (256, 48, 192),
+    9: (384, 48, 192),
+    10: (384, 64, 256),
+    12: (512, 64, 256),
+}
+
 
 def random_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Weights and biases of convolutions by name, scaled so that signals keep their size."""
@@ -30,6 +42,17 @@ def random_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
 def torchvision_state(layers: dict[int, tuple[int, int, int]]) -> dict[str, Tensor]:
     """The convolutions of ``ALEXNET`` or ``VGG16``, under torchvision's names."""
     return random_state({f"features.{i}": (o, c, k, k) for i, (c, o, k) in layers.items()})
+
+
+def squeezenet_state() -> dict[str, Tensor]:
+    """SqueezeNet 1.0, under torchvision's names."""
+    shapes: dict[str, tuple[int, ...]] = {"features.0": (96, 3, 7, 7)}
+    for i, (inputs, squeeze, expand) in FIRES.items():
+        shapes[f"features.{i}.squeeze"] = (squeeze, inputs, 1, 1)
+        shapes[f"features.{i}.expand1x1"] = (expand, squeeze, 1, 1)
+        shapes[f"features.{i}.expand3x3"] = (expand, squeeze, 3, 3)
+    shapes["classifier.1"] = (10, 512, 1, 1)
+    return random_state(shapes)
 
 
 def save_torchvision(path: Path, layers: dict[int, tuple[int, int, int]]) -> Path:

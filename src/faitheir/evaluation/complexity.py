@@ -144,7 +144,7 @@ def _measure(source: str, size: tuple[int, int], repeat: int, tile: int | None, 
     else:
         pipeline = FaithEIRPipeline.from_pretrained(source, tile=tile, **options)
     picture = sample_picture(*size)
-    loaded = _peak_mib(pipeline.device)
+    loaded = peak_mib(pipeline.device)
     pipeline.upscale_thumbnail(pipeline.downscale_picture(Picture(picture.rgb[:512, :512].copy())))  # warms up
     down, thumbnail = best_time(lambda: pipeline.downscale_picture(picture), repeat)
     up, _ = best_time(lambda: pipeline.upscale_thumbnail(thumbnail), repeat)
@@ -154,13 +154,14 @@ def _measure(source: str, size: tuple[int, int], repeat: int, tile: int | None, 
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "seconds_down": down,
         "seconds_up": up,
-        "peak_mib": _peak_mib(pipeline.device),
+        "peak_mib": peak_mib(pipeline.device),
         "loaded_mib": loaded,
         "random_weights": random,
     }
 
 
-def _peak_mib(device: torch.device) -> float:
+def peak_mib(device: torch.device) -> float:
+    """The most memory this process held, in MiB: on the CPU its resident set, on a GPU what torch allocated there."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     # getrusage counts the parent's memory too, as it was when this process was started; the kernel's own mark does not.

@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from faitheir.features import FeatureNetwork, load_feature_network
 from faitheir.training.config import AdversarialConfig, DiscriminatorConfig
+from faitheir.training.losses import bicubic_thumbnail
 
 
 class PatchDiscriminator(nn.Module):
@@ -105,5 +106,5 @@ class Discriminators(nn.Module):
 
 def enlarged_thumbnail(x: Tensor, scale: int) -> Tensor:
     """Photographs (B, 3, H, W) in [0, 1] -> their bicubic thumbnails, enlarged bilinearly: what is told for free."""
-    small = F.interpolate(x, scale_factor=1 / scale, mode="bicubic", antialias=True, align_corners=False)
-    return F.interpolate(small, x.shape[2:], mode="bilinear", align_corners=False).clamp(0, 1)
+    small = bicubic_thumbnail(x, (x.shape[2] // scale, x.shape[3] // scale))
+    return F.interpolate(small, x.shape[2:], mode="bilinear", align_corners=False)

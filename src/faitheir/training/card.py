@@ -31,9 +31,8 @@ def model_card(
         figures = next((record for record in reversed(records) if "val_psnr" in record), None)
     total = sum(parameter_table(config.model).values())
     codec = config.model.codec
-    base = "\n".join([f"base_model: {config.model.backbone.base}"]) if config.model.backbone.kind == "turbo" else ""
     front = ["---", "library_name: faitheir", "pipeline_tag: image-to-image"]
-    front += [base] if base else []
+    front += [f"base_model: {config.model.backbone.base}"] if config.model.backbone.kind == "turbo" else []
     front += ["tags: [image-rescaling, super-resolution, learned-compression]", "---"]
     lines = [
         *front,

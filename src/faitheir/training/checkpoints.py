@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from faitheir.errors import ModelError
+from faitheir.images import write_atomic
 
 BEST_FILE = "best.json"
 
@@ -133,5 +134,5 @@ class Best:
         new.rename(best)
         shutil.rmtree(old, ignore_errors=True)
         said = {"step": step, "figure": self.figure, "value": value}
-        (self.run / BEST_FILE).write_text(json.dumps(said) + "\n", encoding="utf-8")
+        write_atomic(self.run / BEST_FILE, (json.dumps(said) + "\n").encode())
         return True

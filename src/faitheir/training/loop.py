@@ -14,7 +14,6 @@ import contextlib
 import copy
 import json
 import math
-import resource
 import signal
 import threading
 import time
@@ -31,6 +30,7 @@ from torch.utils.data import DataLoader
 
 from faitheir.config import to_dict
 from faitheir.errors import ConfigError, FaithEIRError, MissingDependencyError, TrainingStopped
+from faitheir.evaluation.complexity import peak_mib
 from faitheir.images import write_atomic
 from faitheir.models import (
     build_model,
@@ -571,12 +571,12 @@ class _Trainer:
         self.log(f"memory: {sum(sizes.values()) / 2**20:,.0f} MiB before activations ({parts})")
 
     def _describe_step(self, seconds: float) -> None:
-        if self.device.type == "cuda":
-            peak, what = torch.cuda.max_memory_allocated(self.device) / 2**20, "of the GPU's memory"
-        else:
-            peak, what = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, "of the process, at its largest"
+        what = "of the GPU's memory" if self.device.type == "cuda" else "of the process, at its largest"
         losses = "  ".join(f"{k} {float(v):.4g}" for k, v in self.sums.items())
-        self.log(f"one step: {seconds:.2f} s with loading and first-time set-up, {peak:,.0f} MiB {what}; {losses}")
+        self.log(
+            f"one step: {seconds:.2f} s with loading and first-time set-up, {peak_mib(self.device):,.0f} MiB {what}; "
+            f"{losses}"
+        )
 
 
 def _precision(name: str) -> str:

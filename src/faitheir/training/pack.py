@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from faitheir.errors import ConfigError, ImageError
-from faitheir.images import Picture, decode_picture, encode_picture
+from faitheir.images import Picture, decode_picture, encode_picture, write_atomic
 from faitheir.training.data import SHARD_SUFFIX, Photograph, find_training_photographs
 
 
@@ -79,7 +79,7 @@ def pack(
             path.unlink()
     listing = folder / "unreadable.txt"
     if unreadable:
-        listing.write_text("".join(f"{line}\n" for line in unreadable), encoding="utf-8")
+        write_atomic(listing, "".join(f"{line}\n" for line in unreadable).encode())
     else:
         listing.unlink(missing_ok=True)
     return PackReport(shards, writer.members, writer.total, unreadable)

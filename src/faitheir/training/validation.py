@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from faitheir.evaluation.measures import to_tensor
 from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.evaluation.roundtrip import round_trip, side_by_side
 from faitheir.files import find_photographs
@@ -58,7 +59,7 @@ def _through_the_vae(model: FaithEIR) -> _Measure:
     def measure(original: Picture, folder: Path, stem: str) -> tuple[dict[str, float], Picture]:
         device = next(model.parameters()).device
         padded = pad_to_multiple(original.rgb, model.size_multiple)
-        x = model.autoencode(_tensor(padded).to(device)).float().clamp(0, 1)[0]
+        x = model.autoencode(to_tensor(padded, device)).float().clamp(0, 1)[0]
         pixels = (x * 255).round().byte().permute(1, 2, 0).cpu().numpy()[: original.height, : original.width]
         restored = Picture(np.ascontiguousarray(pixels))
         write_picture(folder / f"{stem}.restored.png", restored)
@@ -72,8 +73,4 @@ def _through_the_vae(model: FaithEIR) -> _Measure:
 @torch.inference_mode()
 def _distance(distance: nn.Module, a: UInt8Array, b: UInt8Array) -> float:
     device = next(distance.parameters()).device
-    return float(distance(_tensor(a).to(device), _tensor(b).to(device)))
-
-
-def _tensor(rgb: UInt8Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float() / 255
+    return float(distance(to_tensor(a, device), to_tensor(b, device)))
