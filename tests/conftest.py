@@ -7,11 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from faitheir.models import ModelConfig, build_model, save_model
 from recipes import Recipe, write_photos, write_squeezenet
 from tiny import model_config
+
+# The same examples in every run, so that a change is judged by what it changed; new ones with
+# `pytest --hypothesis-profile=explore`.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("explore", derandomize=False)
+settings.load_profile("repeatable")
 
 
 def save_tiny_model(folder: Path, config: ModelConfig, seed: int = 0) -> Path:

@@ -90,13 +90,14 @@ def test_three_branches() -> None:
 )
 def test_upscaling_undoes_downscaling(block: BlockKind, factor: int, height: int, width: int, seed: int) -> None:
     torch.manual_seed(seed)
-    rescaler = wake(PyramidRescaler(3, factor, block=block, blocks=2, growth=4), std=0.05).requires_grad_(False)
+    # Quiet weights: the blocks' factors are exponentials, and through three levels they multiply float32's rounding.
+    rescaler = wake(PyramidRescaler(3, factor, block=block, blocks=2, growth=4), std=0.02).requires_grad_(False)
     z = torch.rand(1, 3, height * factor, width * factor) * 2 - 1
     raw, lost = rescaler(z)
     assert raw.shape == (1, 3, height, width)
     assert lost.shape == (1, 3 * factor**2 - 3, height, width)
-    torch.testing.assert_close(rescaler.inverse(raw, lost), z, atol=1e-4, rtol=0)
-    assert (rescaler.inverse(raw, torch.zeros_like(lost)) - z).abs().max() > 1e-3
+    torch.testing.assert_close(rescaler.inverse(raw, lost), z, atol=2e-5, rtol=0)
+    assert (rescaler.inverse(raw, torch.zeros_like(lost)) - z).abs().max() > 1e-2
 
 
 def test_before_training_the_thumbnail_is_the_average() -> None:
