@@ -17,7 +17,7 @@ from faitheir.tiling import process_tiles, spans
     align=st.sampled_from([1, 2, 8]),
     unit=st.sampled_from([1, 4, 16]),
 )
-def test_tiles_cover_everything_overlap_enough_and_leave_their_edges_to_their_neighbours(
+def test_tiles_cover_everything_overlap_as_asked_and_leave_their_edges_to_their_neighbours(
     length: int, overlap: int, extra: int, align: int, unit: int
 ) -> None:
     overlap *= align
@@ -33,7 +33,7 @@ def test_tiles_cover_everything_overlap_enough_and_leave_their_edges_to_their_ne
     np.testing.assert_allclose(total, 1, atol=1e-5)
     for before, after in pairwise(found):
         shared = before.stop - after.start
-        assert shared >= overlap
+        assert shared == overlap, "more would be computed twice for nothing"
         edge = shared * unit // 4
         if edge:
             assert np.all(after.weights[:edge] == 0)
@@ -63,13 +63,19 @@ def test_a_local_operation_gives_the_same_tiled_as_whole(
         source = rng.random((rows * cell - cut[0], columns * cell - cut[1], 3), dtype=np.float32)
         cell_in, cell_out = cell, 1
 
-    def local(x: np.ndarray) -> np.ndarray:
+    def local(x: np.ndarray, origin: tuple[int, int]) -> np.ndarray:
+        # What a tile gives may depend on where it lies.
+        where = np.add.outer(origin[0] + np.arange(x.shape[0] // cell_in), origin[1] + np.arange(x.shape[1] // cell_in))
+        shift = (where * 0.1 % 1).repeat(cell_out, 0).repeat(cell_out, 1)[:, :, None]
+        return fixed(x) + shift
+
+    def fixed(x: np.ndarray) -> np.ndarray:
         if up:
             return x.repeat(cell, 0).repeat(cell, 1)
         return x.reshape(x.shape[0] // cell, cell, x.shape[1] // cell, cell, 3).mean((1, 3))
 
     missing = (rows * cell_in - source.shape[0], columns * cell_in - source.shape[1])
-    whole = local(np.pad(source, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge"))
+    whole = local(np.pad(source, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge"), (0, 0))
     result = np.full(whole.shape, np.nan, np.float32)
     for top, done in process_tiles(
         source, (rows, columns), cell_in=cell_in, cell_out=cell_out, tile=tile, overlap=overlap, align=align, run=local
@@ -83,7 +89,9 @@ def test_a_local_operation_gives_the_same_tiled_as_whole(
 def test_no_tile_is_larger_than_asked_for(width: int) -> None:
     seen = []
 
-    def run(x: np.ndarray) -> np.ndarray:
+    def run(x: np.ndarray, origin: tuple[int, int]) -> np.ndarray:
+        assert origin[0] + x.shape[0] <= 64
+        assert origin[1] + x.shape[1] <= width
         seen.append(x.shape)
         return x.astype(np.float32)
 
@@ -91,4 +99,4 @@ def test_no_tile_is_larger_than_asked_for(width: int) -> None:
     for _ in process_tiles(source, (64, width), cell_in=1, cell_out=1, tile=32, overlap=8, run=run):
         pass
     assert max(shape[0] for shape in seen) <= 32
-    assert max(shape[1] for shape in seen) == 32
+    assert max(shape[1] for shape in seen) <= 32

@@ -55,9 +55,9 @@ def t_irn_codec(scale: int) -> CodecConfig:
 
 #: Configurations known by name: what ``faitheir info`` can count without any weights.
 KNOWN_CONFIGS: dict[str, ModelConfig] = {
-    "nano-x16": ModelConfig("nano-x16", CodecConfig(scale=16, lrt_init="haar"), NanoConfig()),
+    "nano-x16": ModelConfig("nano-x16", CodecConfig(scale=16, lrt_init="haar"), NanoConfig(grain=4)),
     "nano-x32": ModelConfig(
-        "nano-x32", CodecConfig(scale=32, lrt_init="haar"), NanoConfig(latent_channels=8, window=4)
+        "nano-x32", CodecConfig(scale=32, lrt_init="haar"), NanoConfig(latent_channels=8, window=4, grain=4)
     ),
     "turbo-x16": ModelConfig("turbo-x16", CodecConfig(scale=16), TurboConfig()),
     "turbo-x32": ModelConfig("turbo-x32", CodecConfig(scale=32), TurboConfig()),

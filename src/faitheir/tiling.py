@@ -18,17 +18,22 @@ class Span(NamedTuple):
 
 
 def spans(length: int, tile: int, overlap: int, unit: int, align: int = 1) -> list[Span]:
-    """Cover ``length`` cells with tiles of at most ``tile`` cells that overlap by at least ``overlap``.
+    """Cover ``length`` cells with tiles of at most ``tile`` cells that overlap by ``overlap``.
 
-    Tiles start on multiples of ``align``, of which ``tile`` and ``overlap`` must be multiples too; the last may be
-    shorter. A cell is ``unit`` output pixels, the resolution of the weights. Across an overlap they ramp over its
-    middle half: its outer quarters, where a tile sees least of what surrounds them, belong to the other tile alone.
+    As few tiles as do, all of one size but the last, which may be shorter, and no larger than they need be: what
+    overlaps is computed twice. They start on multiples of ``align``, of which ``tile`` and ``overlap``, at most half
+    of ``tile``, must be multiples too. A cell is ``unit`` output pixels, the resolution of the weights. Across an
+    overlap they ramp over its middle half: its outer quarters, where a tile sees least of what surrounds them, belong
+    to the other tile alone.
     """
-    beyond = max(0, length - tile)
-    steps = -(-beyond // (tile - overlap))
-    step = -(-beyond // max(1, steps) // align) * align  # as even as the alignment allows
-    count = 1 + -(-beyond // max(1, step))
-    bounds = [(i * step, min(i * step + tile, length)) for i in range(count)]
+    size = tile
+    if length > tile:
+        count = -(-(length - overlap) // (tile - overlap))
+        even = -(-(length + (count - 1) * overlap) // count)
+        size = max(2 * overlap, -(-even // align) * align)  # in a smaller one three tiles would meet
+    step = size - overlap
+    count = 1 + -(-max(0, length - size) // step)
+    bounds = [(i * step, min(i * step + size, length)) for i in range(count)]
     result = []
     for i, (start, stop) in enumerate(bounds):
         position = np.arange(start * unit, stop * unit, dtype=np.float32) + 0.5
@@ -56,13 +61,13 @@ def process_tiles(
     tile: int,
     overlap: int,
     align: int = 1,
-    run: Callable[[NDArray[Any]], Float32Array],
+    run: Callable[[NDArray[Any], tuple[int, int]], Float32Array],
 ) -> Iterator[tuple[int, Float32Array]]:
     """Run ``run`` over tiles of ``source`` and yield finished rows of the result, top to bottom.
 
     ``source`` is (H, W, C), ``grid`` = (rows, columns) of cells that it covers, each ``cell_in`` x ``cell_in`` of its
     pixels; a picture that ends within its last cells is continued by its edge, tile by tile. ``run`` takes
-    (h cell_in, w cell_in, C) and gives (h cell_out, w cell_out, C). Yields (first row, rows x columns x C float32).
+    (h cell_in, w cell_in, C) and the (row, column) of its first cell and gives (h cell_out, w cell_out, C). Yields (first row, rows x columns x C float32).
     ``tile``, ``overlap`` (at most half of ``tile``) and ``align``: see ``spans``.
     """
     rows, columns = grid
@@ -77,7 +82,7 @@ def process_tiles(
             missing = ((bottom - top) * cell_in - cut.shape[0], (right - left) * cell_in - cut.shape[1])
             if any(missing):
                 cut = np.pad(cut, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-            out = run(cut)
+            out = run(cut, (top, left))
             out *= row_weights[:, None, None]
             out *= column_weights[None, :, None]
             strip[:, left * cell_out : right * cell_out] += out

@@ -34,7 +34,8 @@ class NanoConfig:
 
     ``encoder_*``: at H/4 and H/8. ``unet_*``: at H/8 (before and after the middle) and H/16. ``decoder_*``:
     at H/8, H/4 and H/2. ``context_dim``: width of the condition tokens. ``heads`` of 64 channels attend
-    within windows of ``window`` x ``window`` tokens.
+    within windows of ``window`` x ``window`` tokens. ``grain``: channels of noise that the decoder mixes into its
+    features at H/8 and H/4, 0 for none.
     """
 
     kind: Literal["nano"] = "nano"
@@ -48,6 +49,7 @@ class NanoConfig:
     context_dim: int = 512
     heads: int = 4
     window: int = 8
+    grain: int = 0
 
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
@@ -56,8 +58,8 @@ class NanoConfig:
             raise ConfigError("every width, heads and window must be at least 1.")
         if self.latent_channels < 3:
             raise ConfigError("latent_channels must be at least 3: the first three carry the skip's colours.")
-        if min(*self.encoder_blocks, *self.unet_blocks, *self.decoder_blocks) < 0:
-            raise ConfigError("numbers of blocks must not be negative.")
+        if min(*self.encoder_blocks, *self.unet_blocks, *self.decoder_blocks, self.grain) < 0:
+            raise ConfigError("numbers of blocks and grain must not be negative.")
 
 
 def _conv(in_channels: int, out_channels: int, size: int = 3, stride: int = 1, *, zero: bool = False) -> nn.Conv2d:
@@ -69,6 +71,11 @@ def _conv(in_channels: int, out_channels: int, size: int = 3, stride: int = 1, *
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)
     return conv
+
+
+def _silu(x: Tensor) -> Tensor:
+    """SiLU of what nobody else needs: in place where no gradient is wanted, for large tensors wait on memory."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class ResBlock(nn.Module):
@@ -87,8 +94,8 @@ class ResBlock(nn.Module):
         return self._residual(x)
 
     def _residual(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.conv2(F.silu(self.conv1(F.silu(x))))
-        return out
+        out: Tensor = self.conv2(_silu(self.conv1(F.silu(x))))
+        return out + x if torch.is_grad_enabled() else out.add_(x)
 
 
 def _blocks(width: int, count: int) -> nn.Sequential:
@@ -198,7 +205,7 @@ class Encoder(nn.Module):
         """(B, 3, H, W) in [0, 1] -> (B, C, H/8, W/8)."""
         x = 2 * x - 1
         h = self.coarse(self.down(self.fine(self.conv_in(F.pixel_unshuffle(x, 4)))))
-        z: Tensor = self.conv_out(F.silu(h))
+        z: Tensor = self.conv_out(_silu(h))
         colours = F.avg_pool2d(x, STRIDE)
         return z + F.pad(colours, (0, 0, 0, 0, 0, z.shape[1] - 3)).to(z.dtype)
 
@@ -227,9 +234,45 @@ class UNet(nn.Module):
         if condition is not None:
             h = h + self.attention(h, condition)
         h = self.middle2(h)
-        h = self.after(skip + _smooth_shuffle(self.up(F.silu(h))))
-        out: Tensor = self.conv_out(F.silu(h))
+        h = self.after(skip + _smooth_shuffle(self.up(_silu(h))))
+        out: Tensor = self.conv_out(_silu(h))
         return out - z
+
+
+def position_noise(channels: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """Noise (1, channels, h, w) of mean 0 and variance 1, uniform, that depends on nothing but the position.
+
+    The same on every machine, in every tile and in every run; ``rows`` (h,) and ``columns`` (w,) are positions from
+    0 up. A hash of 32 bits with multiplications and shifts (after Ellis's lowbias32), worked in int64.
+    """
+    channel = torch.arange(channels, device=rows.device)
+    x = channel[:, None, None] * 0xC2B2AE3D + rows[:, None] * 0x9E3779B1 + columns * 0x85EBCA77
+    for factor in (0x7FEB352D, 0x846CA68B, 1):
+        x = x & 0xFFFFFFFF
+        x = (x ^ (x >> 16)) * factor
+    return ((x.float() / 2**32 - 0.5) * 12**0.5)[None]
+
+
+class Grain(nn.Module):
+    """Adds position noise to features, mixed by a learned matrix that starts at zero.
+
+    Where the thumbnail is flat, a network of convolutions can only repeat itself from cell to cell, which shows as
+    a weave; an irregular texture needs a source that is not.
+    """
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.mix = nn.Conv2d(channels, width, 1, bias=False)
+        nn.init.zeros_(self.mix.weight)
+
+    def forward(self, x: Tensor, origin: tuple[int, int]) -> Tensor:
+        """Features (B, width, h, w) whose first position is ``origin`` -> the same shape."""
+        rows, columns = (
+            torch.arange(start, start + n, device=x.device) for start, n in zip(origin, x.shape[2:], strict=True)
+        )
+        out: Tensor = x + self.mix(position_noise(self.channels, rows, columns).to(x.dtype))
+        return out
 
 
 class Decoder(nn.Module):
@@ -239,19 +282,29 @@ class Decoder(nn.Module):
         super().__init__()
         w8, w4, w2 = config.decoder_widths
         self.conv_in = _conv(config.latent_channels, w8)
+        self.grain8 = Grain(w8, config.grain) if config.grain else None
         self.blocks8 = _blocks(w8, config.decoder_blocks[0])
         self.up4 = _conv(w8, 4 * w4)
+        self.grain4 = Grain(w4, config.grain) if config.grain else None
         self.blocks4 = _blocks(w4, config.decoder_blocks[1])
         self.up2 = _conv(w4, 4 * w2)
         self.blocks2 = _blocks(w2, config.decoder_blocks[2])
         self.conv_out = _conv(w2, 3 * 4, zero=True)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, 3, 8 h, 8 w)."""
-        h = self.blocks8(self.conv_in(z))
-        h = self.blocks4(_smooth_shuffle(self.up4(F.silu(h))))
-        h = self.blocks2(_smooth_shuffle(self.up2(F.silu(h))))
-        detail = F.pixel_shuffle(self.conv_out(F.silu(h)), 2)
+    def forward(self, z: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
+        """(B, C, h, w), cut out of a latent at ``origin`` -> (B, 3, 8 h, 8 w). In training the origin is drawn."""
+        if self.training:
+            top, left = torch.randint(2**16, (2,)).tolist() if self.grain8 is not None else (0, 0)
+            origin = (top, left)
+        h = self.conv_in(z)
+        if self.grain8 is not None:
+            h = self.grain8(h, origin)
+        h = _smooth_shuffle(self.up4(_silu(self.blocks8(h))))
+        if self.grain4 is not None:
+            h = self.grain4(h, (2 * origin[0], 2 * origin[1]))
+        h = self.blocks4(h)
+        h = self.blocks2(_smooth_shuffle(self.up2(_silu(h))))
+        detail = F.pixel_shuffle(self.conv_out(_silu(h)), 2)
         colours = F.interpolate(z[:, :3], scale_factor=STRIDE, mode="bilinear", align_corners=False)
         return (colours + detail + 1) / 2
 
@@ -279,9 +332,9 @@ class NanoBackbone(Backbone):
         """Picture (B, 3, H, W) in [0, 1], sides divisible by 16 -> latent (B, C, H/8, W/8)."""
         return self.encoder(x)  # type: ignore[no-any-return]
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Latent -> picture (B, 3, H, W), nominally in [0, 1], not clamped."""
-        return self.decoder(z)  # type: ignore[no-any-return]
+    def decode(self, z: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
+        """Latent, cut out of a larger one at ``origin`` -> picture (B, 3, H, W), nominally in [0, 1], not clamped."""
+        return self.decoder(z, origin)  # type: ignore[no-any-return]
 
     def predict(self, z_t: Tensor, condition: Condition | None) -> Tensor:
         """The prediction v for the noisy latent, of its shape."""

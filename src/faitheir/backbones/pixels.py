@@ -39,7 +39,7 @@ class PixelsBackbone(Backbone):
         """Picture (B, 3, H, W) in [0, 1] -> the same in [-1, 1]."""
         return 2 * x - 1
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:  # noqa: ARG002
         """The inverse of ``encode``, not clamped."""
         return (z + 1) / 2
 

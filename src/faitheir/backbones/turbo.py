@@ -195,7 +195,7 @@ class TurboBackbone(Backbone):
         z: Tensor = posterior.mode() * self.vae.config.scaling_factor
         return z
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:  # noqa: ARG002
         """Latent (B, C, h, w) -> picture (B, 3, 8h, 8w), nominally in [0, 1], not clamped."""
         picture: Tensor = self.vae.decode(z.to(self._dtype) / self.vae.config.scaling_factor).sample
         return (picture + 1) / 2

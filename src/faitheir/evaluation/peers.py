@@ -76,7 +76,7 @@ class SuperResolution(Thumbnails):
             cell_out=factor,
             tile=_TILE if tiled else max(rows, columns),
             overlap=_OVERLAP if tiled else 0,
-            run=self._run,
+            run=lambda cut, _: self._run(cut),
         ):
             large[top : top + len(strip)] = strip
         return large

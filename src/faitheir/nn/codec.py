@@ -43,8 +43,11 @@ class Backbone(nn.Module):
         """Picture (B, 3, H, W) in [0, 1] -> latent (B, C, H / stride, W / stride)."""
         raise NotImplementedError
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Latent -> picture (B, 3, H, W), nominally in [0, 1], not clamped."""
+    def decode(self, z: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
+        """Latent -> picture (B, 3, H, W), nominally in [0, 1], not clamped.
+
+        ``origin``: the row and column at which ``z`` was cut out of a larger latent, for what depends on the place.
+        """
         raise NotImplementedError
 
     def predict(self, z_t: Tensor, condition: Condition | None) -> Tensor:
@@ -204,11 +207,14 @@ class FaithEIR(nn.Module):
         """Picture (B, 3, H, W) in [0, 1] -> thumbnail (B, 3, H/s, W/s), multiples of 1/255 in [0, 1]."""
         return quantize_8bit(self.project(x))
 
-    def upscale(self, y: Tensor) -> Tensor:
-        """Thumbnail (B, 3, h, w) in [0, 1] -> picture (B, 3, h s, w s), nominally in [0, 1], not clamped."""
-        return self._restore(y)[0]
+    def upscale(self, y: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
+        """Thumbnail (B, 3, h, w) in [0, 1] -> picture (B, 3, h s, w s), nominally in [0, 1], not clamped.
 
-    def _restore(self, y: Tensor) -> tuple[Tensor, Condition | None]:
+        ``origin``: the row and column at which ``y`` was cut out of a larger thumbnail.
+        """
+        return self._restore(y, origin)[0]
+
+    def _restore(self, y: Tensor, origin: tuple[int, int] = (0, 0)) -> tuple[Tensor, Condition | None]:
         dtype = self._backbone_dtype()
         raw = unit_to_raw(y, self.rescaler.gain)
         z_t = self.rescaler.inverse(raw, self.prior(raw.shape[0], *raw.shape[2:]))
@@ -216,7 +222,8 @@ class FaithEIR(nn.Module):
         cast = condition and Condition(condition.tokens.to(dtype), condition.grid)
         prediction = self.backbone.predict(z_t.to(dtype), cast)
         z_0 = one_step(z_t, prediction, self.abar, self.backbone.prediction_type)
-        return self.backbone.decode(z_0.to(dtype)), condition
+        rows, columns = (position * self.factor for position in origin)
+        return self.backbone.decode(z_0.to(dtype), (rows, columns)), condition
 
     def forward(self, x: Tensor) -> Reconstruction:
         """Down and up again, differentiable throughout (the rounding's gradient is straight-through)."""
