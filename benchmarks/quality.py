@@ -1,6 +1,6 @@
 """What a model card reports: a model against bicubic at the same scale, over a folder of photographs.
 
-    python benchmarks/quality.py --hr DIR --squeezenet squeezenet1_0.safetensors [--model nano-x16]
+    python benchmarks/quality.py --hr DIR --squeezenet squeezenet1_0.safetensors [--model nano-x16] [--fidelity 0..1]
 
 Every photograph goes through the thumbnail file on disk (PNG, and lossless WebP for the bytes). Figures are means
 over photographs; the ratio of perceptual distances is that of the means. "Lattice" is that of
@@ -32,11 +32,12 @@ def main() -> None:
     parser.add_argument("--squeezenet", required=True, help="squeezenet1_0.safetensors")
     parser.add_argument("--model", default="nano-x16")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--fidelity", type=float, default=0.0)
     parser.add_argument("--count", type=int, help="only this many photographs, spread over the folder")
     args = parser.parse_args()
 
     network = load_feature_network("squeezenet", args.squeezenet)
-    pipeline = FaithEIRPipeline.from_pretrained(args.model, dtype=args.dtype)
+    pipeline = FaithEIRPipeline.from_pretrained(args.model, dtype=args.dtype, fidelity=args.fidelity)
     paths = find_photographs(args.hr)
     if args.count:
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, args.count).astype(int)]

@@ -4,9 +4,11 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from faitheir.backbones.nano import WindowCrossAttention
+from faitheir.backbones.nano import NanoBackbone, WindowCrossAttention, position_noise
 from faitheir.errors import ConfigError
 from faitheir.models import KNOWN_CONFIGS, build_model, parameter_table
 from faitheir.nn.embedder import Condition
@@ -245,3 +247,51 @@ def test_state_dict_is_all_of_the_weights() -> None:
     x = picture(1, 16, 16)
     assert torch.equal(other.decode(other.encode(x)), backbone.decode(backbone.encode(x)))
     assert sum(backbone.parts().values()) == sum(p.numel() for p in backbone.parameters())
+
+
+# ----- grain
+
+
+@given(
+    channels=st.integers(1, 4),
+    top=st.integers(0, 2**20),
+    left=st.integers(0, 2**20),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+)
+def test_noise_depends_on_the_position_alone(channels: int, top: int, left: int, height: int, width: int) -> None:
+    rows, columns = torch.arange(top, top + 10), torch.arange(left, left + 10)
+    whole = position_noise(channels, rows, columns)
+    assert whole.shape == (1, channels, 10, 10)
+    assert whole.abs().max() <= 3**0.5
+    assert torch.equal(position_noise(channels, rows[-height:], columns[-width:]), whole[..., -height:, -width:])
+
+
+def test_noise_is_noise() -> None:
+    """Uniform, of variance 1, without lines in its spectrum or likeness between channels; and it never changes."""
+    noise = position_noise(3, torch.arange(5000, 5256), torch.arange(256))
+    torch.testing.assert_close(noise.mean((0, 2, 3)), torch.zeros(3), atol=0.02, rtol=0)
+    torch.testing.assert_close(noise.var((0, 2, 3)), torch.ones(3), atol=0.02, rtol=0)
+    power = torch.fft.fft2(noise[0]).abs().square() / 256**2
+    assert power[:, 1:].max() < 20, "of 65,536 exponentials of mean 1 the largest is about 12"
+    likeness = torch.corrcoef(noise[0].flatten(1)) - torch.eye(3)
+    assert likeness.abs().max() < 0.02
+    known = position_noise(2, torch.tensor([0, 7]), torch.tensor([3]))
+    torch.testing.assert_close(
+        known.flatten(), torch.tensor([-0.119874, 1.648106, 1.286745, -1.056068]), atol=1e-5, rtol=0
+    )
+
+
+def test_grain_starts_silent_then_follows_the_place_and_is_drawn_anew_in_training() -> None:
+    torch.manual_seed(0)
+    plain, grained = (NanoBackbone(nano_config(grain=grain)).requires_grad_(False) for grain in (0, 3))
+    grained.load_state_dict(plain.state_dict(), strict=False)
+    z = torch.randn(1, 4, 4, 6)
+    assert torch.equal(plain.decode(z), grained.decode(z))
+    wake(grained.eval())
+    assert not torch.equal(grained.decode(z), grained.decode(z, (0, 2)))
+    assert torch.equal(grained.decode(z, (3, 2)), grained.decode(z, (3, 2)))
+    flat = grained.decode(torch.zeros(1, 4, 8, 8))
+    assert not torch.allclose(flat[..., 16:24, 16:24], flat[..., 32:40, 32:40], atol=1e-3), "no two places are alike"
+    grained.train()
+    assert not torch.equal(grained.decode(z), grained.decode(z))

@@ -224,6 +224,15 @@ _restored_options = _options(
     ),
 )
 
+_fidelity_option = click.option(
+    "--fidelity",
+    metavar="0..1",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="How to restore, from the same thumbnail: 0 is the most natural picture, 1 the truest, with nothing invented.",
+)
+
 
 @dataclass
 class _Models:
@@ -235,6 +244,7 @@ class _Models:
     dtype: str
     tile: int | None
     base: Path | None
+    fidelity: float = 0.0
     _opened: dict[str, "FaithEIRPipeline"] = field(default_factory=dict)
 
     def chosen(self) -> "FaithEIRPipeline":
@@ -269,7 +279,12 @@ class _Models:
 
         if source not in self._opened:
             self._opened[source] = FaithEIRPipeline.from_pretrained(
-                source, base=self.base, device=self.device, dtype=self.dtype, tile=self.tile
+                source,
+                base=self.base,
+                device=self.device,
+                dtype=self.dtype,
+                tile=self.tile,
+                fidelity=self.fidelity,
             )
         return self._opened[source]
 
@@ -346,6 +361,7 @@ def downscale(
 @main.command(epilog=_EPILOG)
 @_batch_options
 @_model_options
+@_fidelity_option
 @_restored_options
 def upscale(
     inputs: tuple[Path, ...],
@@ -401,6 +417,7 @@ def _figure_lines(figures: "Figures") -> list[str]:
 @main.command(epilog=_EPILOG)
 @_batch_options
 @_model_options
+@_fidelity_option
 @_restored_options
 def roundtrip(
     inputs: tuple[Path, ...],
@@ -487,6 +504,7 @@ def _size(picture: Picture) -> str:
 )
 @_measure_options
 @_table_options
+@_fidelity_option
 @_compute_options
 def evaluate(
     hr: Path,
@@ -498,6 +516,7 @@ def evaluate(
     published: str | None,
     pictures: int,
     output: Path,
+    fidelity: float,
     **options: Any,
 ) -> None:
     """Measure a model, or what any program restored, against the originals.
@@ -508,6 +527,8 @@ def evaluate(
     """
     if (model is None) == (restored is None):
         raise PlanError("give either --model, or --restored with a folder of restored pictures.")
+    if model is None and fidelity:
+        raise PlanError("--fidelity is for --model; restored pictures are measured as they are.")
     if model is not None and (thumbnails is not None or scale is not None):
         raise PlanError("--thumbnails and --scale are for --restored; a model makes its thumbnails itself.")
 
@@ -517,7 +538,9 @@ def evaluate(
     from faitheir.evaluation.results import file_stem, read_results
 
     folders = ":".join(str(path) for path in (restored, thumbnails) if path is not None)
-    spec = Spec("model", model, label=name) if model is not None else Spec("restored", folders, label=name)
+    spec = Spec("restored", folders, label=name)
+    if model is not None:
+        spec = Spec("model", model, label=name, fidelity=fidelity)
     setting, measuring = _measuring(**options)
     try:
         rows = _published(published)
@@ -662,6 +685,7 @@ def compare(
 
     \b
     nano-x16, model:FOLDER          a model, through its thumbnail file
+    nano-x16@1, model:FOLDER@1      the same, restored at that fidelity, 0 to 1
     bicubic, lanczos                a thumbnail made and enlarged by Pillow
     jpeg, jpeg@bytes                jpeg, webp, avif or jpegxl in at most the bytes of the
                                     target's file; reduced first where it cannot go so low

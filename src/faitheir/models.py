@@ -55,9 +55,11 @@ def t_irn_codec(scale: int) -> CodecConfig:
 
 #: Configurations known by name: what ``faitheir info`` can count without any weights.
 KNOWN_CONFIGS: dict[str, ModelConfig] = {
-    "nano-x16": ModelConfig("nano-x16", CodecConfig(scale=16, lrt_init="haar"), NanoConfig(grain=4)),
+    "nano-x16": ModelConfig("nano-x16", CodecConfig(scale=16, lrt_init="haar", fidelity_rank=16), NanoConfig(grain=4)),
     "nano-x32": ModelConfig(
-        "nano-x32", CodecConfig(scale=32, lrt_init="haar"), NanoConfig(latent_channels=8, window=4, grain=4)
+        "nano-x32",
+        CodecConfig(scale=32, lrt_init="haar", fidelity_rank=8),
+        NanoConfig(latent_channels=8, window=4, grain=4),
     ),
     "turbo-x16": ModelConfig("turbo-x16", CodecConfig(scale=16), TurboConfig()),
     "turbo-x32": ModelConfig("turbo-x32", CodecConfig(scale=32), TurboConfig()),
@@ -121,13 +123,14 @@ def convert_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> i
 
     For the same backbone with other widths, or another scale (a 16x nano as the start of a 32x one): a tensor of the
     same shape is copied; of one whose channels differ in number, those both have; of attention's table of offsets,
-    those both have. The rescaler and the prior are kept as they were built unless every one of their shapes agrees:
-    a part of an orthogonal matrix is none. Raises ModelError, naming ``where``, where no tensor of the backbone fits.
+    those both have. The rescaler, the prior and the fidelity setting are kept as they were built unless every one of
+    their shapes agrees: a part of an orthogonal matrix is none. Raises ModelError, naming ``where``, where no tensor of
+    the backbone fits.
     """
     own = stored_state(model)
     whole = {
         part: all(k in state and state[k].shape == v.shape for k, v in own.items() if k.startswith(part))
-        for part in ("rescaler.", "prior.")
+        for part in ("rescaler.", "prior.", "fidelity.")
     }
     fitted = taken = 0
     converted = dict(own)
@@ -310,6 +313,8 @@ def parameter_table(config: ModelConfig) -> dict[str, int]:
         ("Rescaler", model.rescaler),
         ("Detail prior", model.prior),
         ("Embedder", model.embedder),
+        ("Fidelity setting", model.fidelity),
     ):
-        parts[name] = sum(p.numel() for p in module.parameters())
+        if module is not None:
+            parts[name] = sum(p.numel() for p in module.parameters())
     return parts

@@ -101,14 +101,23 @@ class FaithEIRPipeline:
     """
 
     def __init__(
-        self, model: FaithEIR, config: ModelConfig, *, tile: int | None = None, card: str | None = None
+        self,
+        model: FaithEIR,
+        config: ModelConfig,
+        *,
+        tile: int | None = None,
+        fidelity: float = 0.0,
+        card: str | None = None,
     ) -> None:
         """``tile``: side of a tile in pixels of the full-size picture (default 512 for turbo, else 1024).
 
-        ``card``: the model card that ``save_pretrained`` writes beside the weights. Raises ConfigError for a tile
-        that is too small.
+        ``fidelity``: how thumbnails are restored where a call does not say: from 0, the most natural picture, to 1, the
+        truest. ``card``: the model card that ``save_pretrained`` writes beside the weights. Raises ConfigError for a
+        tile that is too small, or a fidelity that the model cannot give.
         """
         self.model = model.eval()
+        model.check_fidelity(fidelity)
+        self.fidelity = fidelity
         self.config = config
         self.card = card
         #: 16 hexadecimal digits that name these weights in thumbnails.
@@ -129,10 +138,12 @@ class FaithEIRPipeline:
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = "float32",
         tile: int | None = None,
+        fidelity: float = 0.0,
     ) -> Self:
         """Load an embedded model by name, a model folder, or a model on the Hub ("owner/name"); LoRA is merged.
 
-        ``base``: a local folder of SD-Turbo's weights, for turbo models. ``device``, ``dtype``: see ``to``.
+        ``base``: a local folder of SD-Turbo's weights, for turbo models. ``device``, ``dtype``: see ``to``. ``tile``,
+        ``fidelity``: see ``__init__``.
         Raises ModelError, ConfigError or DeviceError.
         """
         device = resolve_device(device)
@@ -142,7 +153,7 @@ class FaithEIRPipeline:
         model.backbone.merge_lora()
         card = folder / CARD_FILE
         text = card.read_text(encoding="utf-8") if card.is_file() else None
-        return cls(model, config, tile=tile, card=text).to(device, dtype)
+        return cls(model, config, tile=tile, fidelity=fidelity, card=text).to(device, dtype)
 
     @property
     def name(self) -> str:
@@ -206,12 +217,15 @@ class FaithEIRPipeline:
         small = Picture(_to_uint8(thumbnail[: grid[0], : grid[1]]), alpha, picture.exif, picture.icc_profile)
         return Thumbnail(small, ThumbnailInfo(self.scale, width, height, self.name, self.weights))
 
-    def upscale_thumbnail(self, thumbnail: Thumbnail) -> Picture:
+    def upscale_thumbnail(self, thumbnail: Thumbnail, *, fidelity: float | None = None) -> Picture:
         """The full-size picture: of exactly the original's size, or LR size x scale where the thumbnail does not say.
 
-        Raises ThumbnailError where the thumbnail was made at another scale, or is no thumbnail by its size; warns
-        (WeightsMismatchWarning) where it was made by other weights.
+        ``fidelity``: see ``upscale``. Raises ConfigError for one that the model cannot give, ThumbnailError where the
+        thumbnail was made at another scale, or is no thumbnail by its size; warns (WeightsMismatchWarning) where it was
+        made by other weights.
         """
+        fidelity = self.fidelity if fidelity is None else fidelity
+        self.model.check_fidelity(fidelity)
         small, info = thumbnail.picture, thumbnail.info
         height, width = small.height * self.scale, small.width * self.scale
         if info is not None:
@@ -242,7 +256,7 @@ class FaithEIRPipeline:
             tile=self._tile,
             overlap=self._overlap,
             align=self._align,
-            run=lambda cut, origin: self._run(partial(self.model.upscale, origin=origin), cut),
+            run=lambda cut, origin: self._run(partial(self.model.upscale, origin=origin, fidelity=fidelity), cut),
         ):
             picture[top : top + len(rows)] = _to_uint8(rows[: max(0, height - top), :width])
         alpha = small.alpha
@@ -268,17 +282,22 @@ class FaithEIRPipeline:
         return self.downscale_picture(_as_picture(image))
 
     def upscale(
-        self, thumbnail: ThumbnailLike | list[Any] | tuple[Any, ...], *, output_type: OutputType = "pil"
+        self,
+        thumbnail: ThumbnailLike | list[Any] | tuple[Any, ...],
+        *,
+        fidelity: float | None = None,
+        output_type: OutputType = "pil",
     ) -> Any:
         """The full-size picture of a thumbnail, or a list of them for a list (or a batch of tensors).
 
         ``thumbnail``: a ``Thumbnail``, a path, a PIL image, an array or a tensor as for ``downscale``. Only the first
         two (and PIL images opened from a thumbnail file) know the original's size.
+        ``fidelity``: from 0, the most natural picture, to 1, the truest; by default the pipeline's.
         ``output_type``: "pil", "np" ((H, W, 3 or 4) uint8) or "pt" ((3 or 4, H, W) float32 in [0, 1], on the CPU).
         """
         if (many := _as_many(thumbnail)) is not None:
-            return [self.upscale(item, output_type=output_type) for item in many]
-        picture = self.upscale_thumbnail(_as_thumbnail(thumbnail))
+            return [self.upscale(item, fidelity=fidelity, output_type=output_type) for item in many]
+        picture = self.upscale_thumbnail(_as_thumbnail(thumbnail), fidelity=fidelity)
         if output_type == "pil":
             return picture.to_pil()
         parts = [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha[:, :, None]]

@@ -66,9 +66,9 @@ def process_tiles(
     """Run ``run`` over tiles of ``source`` and yield finished rows of the result, top to bottom.
 
     ``source`` is (H, W, C), ``grid`` = (rows, columns) of cells that it covers, each ``cell_in`` x ``cell_in`` of its
-    pixels; a picture that ends within its last cells is continued by its edge, tile by tile. ``run`` takes
-    (h cell_in, w cell_in, C) and the (row, column) of its first cell and gives (h cell_out, w cell_out, C). Yields (first row, rows x columns x C float32).
-    ``tile``, ``overlap`` (at most half of ``tile``) and ``align``: see ``spans``.
+    pixels; a picture that ends within its last cells is continued by its edge, tile by tile. ``run`` takes (h cell_in,
+    w cell_in, C) and the (row, column) of its first cell and gives (h cell_out, w cell_out, C). Yields (first row, rows
+    x columns x C float32). ``tile``, ``overlap`` (at most half of ``tile``) and ``align``: see ``spans``.
     """
     rows, columns = grid
     carried = np.zeros((0, columns * cell_out, source.shape[2]), np.float32)

@@ -317,6 +317,7 @@ class NanoBackbone(Backbone):
     least_scale = 2 * STRIDE  # tokens meet the features at H/16
     prediction_type: PredictionType = "v_prediction"
     vae_parts = ("encoder", "decoder")
+    fidelity_parts = ("unet", "decoder")
 
     def __init__(self, config: NanoConfig) -> None:
         super().__init__()

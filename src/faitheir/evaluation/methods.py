@@ -1,6 +1,7 @@
 """Systems by name: models, resampling, codecs, super-resolution, other programs.
 
     nano-x16, model:FOLDER          a model, through its thumbnail file
+    nano-x16@1, model:FOLDER@1      the same, restored at that fidelity, 0 to 1
     bicubic, lanczos                a thumbnail made and enlarged by Pillow
     jpeg, jpeg@bytes                a codec in at most the bytes of the target's file, picture by picture
     jpeg@bytes-reduced              the same, but the picture may be reduced first wherever that is better
@@ -41,12 +42,16 @@ SpecKind = Literal["model", "resampling", "codec", "sr", "cmd", "restored"]
 
 @dataclass(frozen=True)
 class Spec:
-    """What was asked for. ``way``: of codecs, what they are held to. ``label``: the name it was given, if any."""
+    """What was asked for. ``way``: of codecs, what they are held to. ``label``: the name it was given, if any.
+
+    ``fidelity``: of models, how they restore.
+    """
 
     kind: SpecKind
     argument: str
     way: str = ""
     label: str | None = None
+    fidelity: float = 0.0
 
 
 def parse_methods(texts: Sequence[str]) -> list[Spec]:
@@ -69,7 +74,10 @@ def parse_method(text: str) -> Spec:
     if colon and prefix in ("model", "sr", "cmd", "restored"):
         if not argument.strip():
             raise EvaluationError(f"'{text}' says nothing after '{prefix}:'; see faitheir compare --help.")
-        return Spec(prefix, argument, label=label)  # type: ignore[arg-type]  # narrowed above
+        fidelity = 0.0
+        if prefix == "model":
+            argument, fidelity = _fidelity(argument)
+        return Spec(prefix, argument, label=label, fidelity=fidelity)  # type: ignore[arg-type]  # narrowed above
     if body in RESAMPLINGS:
         return Spec("resampling", body, label=label)
     name, _, way = body.partition("@")
@@ -77,10 +85,18 @@ def parse_method(text: str) -> Spec:
         return Spec("codec", name, _check_way(way), label)
     if body in ("irn", "t-irn"):
         body = f"{body}-x16"
-    if body in embedded_models() or body in KNOWN_CONFIGS:
-        return Spec("model", body, label=label)
+    model, fidelity = _fidelity(body)
+    if model in embedded_models() or model in KNOWN_CONFIGS:
+        return Spec("model", model, label=label, fidelity=fidelity)
     known = (*embedded_models(), *RESAMPLINGS, *(f"{codec}@bytes" for codec in CODECS), "model:", "sr:", "cmd:")
     raise EvaluationError(f"Unknown system '{body}'; choose of {', '.join(known)}, restored:, or see compare --help.")
+
+
+def _fidelity(text: str) -> tuple[str, float]:
+    """``MODEL@0.5`` -> the model and its fidelity; 0 where none is named."""
+    if not Path(text).is_dir() and (named := re.fullmatch(r"(.+)@(\d*\.?\d+)", text, re.DOTALL)):
+        return named[1], float(named[2])
+    return text, 0.0
 
 
 def _check_way(way: str) -> str:
@@ -97,7 +113,7 @@ def open_method(spec: Spec, setting: Setting, target: Callable[[], Target]) -> S
     ``target``: asked for only when a codec works. Raises FaithEIRError subclasses.
     """
     if spec.kind == "model":
-        return ModelSystem(spec.argument, setting, spec.label)
+        return ModelSystem(spec.argument, setting, spec.label, fidelity=spec.fidelity)
     if spec.kind == "resampling":
         return Resampling(spec.argument, setting, spec.label)
     if spec.kind == "codec":

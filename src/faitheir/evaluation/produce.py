@@ -115,6 +115,7 @@ def model_settings(pipeline: FaithEIRPipeline) -> dict[str, str]:
         "model_device": pipeline.device.type,
         "model_dtype": str(pipeline.dtype).removeprefix("torch."),
         "model_tile": str(pipeline.tile),
+        "model_fidelity": f"{pipeline.fidelity:g}",
     }
 
 

@@ -105,11 +105,13 @@ class ModelSystem(System):
 
     kind: SystemKind = "model"
 
-    def __init__(self, source: str, setting: Setting, label: str | None = None) -> None:
-        """``source``: as for ``find_model``, which raises ModelError."""
+    def __init__(self, source: str, setting: Setting, label: str | None = None, *, fidelity: float = 0.0) -> None:
+        """``source``: as for ``find_model``, which raises ModelError. ``fidelity``: how it restores."""
         folder = find_model(source)
         config = read_config(folder)
-        super().__init__(label or config.name, config.codec.scale, {})
+        name = f"{config.name}@{fidelity:g}" if fidelity else config.name
+        super().__init__(label or name, config.codec.scale, {})
+        self._fidelity = fidelity
         self.suffix = setting.suffix
         self._folder, self._setting = folder, setting
         self._work: Callable[[Task], Made] | None = None
@@ -120,7 +122,7 @@ class ModelSystem(System):
         """The weights are loaded first: files depend on them."""
         s = self._setting
         pipeline = FaithEIRPipeline.from_pretrained(
-            self._folder, base=s.base, device=s.device, dtype=s.dtype, tile=s.tile
+            self._folder, base=s.base, device=s.device, dtype=s.dtype, tile=s.tile, fidelity=self._fidelity
         )
         self.about = model_settings(pipeline)
         self._work = model_work(pipeline)

@@ -11,10 +11,12 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from faitheir.errors import ConfigError
 from faitheir.nn.denoiser import TRAIN_TIMESTEPS, PredictionType, alpha_bar, one_step
 from faitheir.nn.embedder import Condition, make_embedder
+from faitheir.nn.fidelity import FidelityOffsets
 from faitheir.nn.priors import make_prior
 from faitheir.nn.quantize import quantize_8bit, raw_to_unit, unit_to_raw
 from faitheir.nn.reversible import LR_CHANNELS, BlockKind, LatentRescaler, PyramidRescaler
@@ -27,7 +29,8 @@ class Backbone(nn.Module):
     tokens, 0 where there is no use for them; ``size_multiple``, what picture sides must be divisible by;
     ``prediction_type``, what ``predict`` returns (see ``one_step``); ``least_scale``, at least the stride, is what its
     attention to tokens allows; ``window``, the side of attention windows in thumbnail pixels, 1 where there are none;
-    ``vae_parts``, the submodules that encode and decode, by name.
+    ``vae_parts``, the submodules that encode and decode, by name; ``fidelity_parts``, those whose weights the fidelity
+    setting moves, none where there can be no such setting.
     """
 
     latent_channels: int
@@ -38,6 +41,16 @@ class Backbone(nn.Module):
     least_scale: int
     window: int
     vae_parts: tuple[str, ...]
+    fidelity_parts: tuple[str, ...] = ()
+
+    def forward(
+        self, z_t: Tensor, condition: Condition | None, abar: float, origin: tuple[int, int] = (0, 0)
+    ) -> Tensor:
+        """Noisy latent -> picture: one step of the denoiser at the noise level ``abar``, and ``decode``."""
+        dtype = next((p.dtype for p in self.parameters()), torch.float32)
+        cast = condition and Condition(condition.tokens.to(dtype), condition.grid)
+        z_0 = one_step(z_t, self.predict(z_t.to(dtype), cast), abar, self.prediction_type)
+        return self.decode(z_0.to(dtype), origin)
 
     def encode(self, x: Tensor) -> Tensor:
         """Picture (B, 3, H, W) in [0, 1] -> latent (B, C, H / stride, W / stride)."""
@@ -88,6 +101,7 @@ class CodecConfig:
     ``embedder``: "pse", "lte" or "none"; ``pse_hidden``: widths between 3 and the context's;
     ``lte_tokens``: how many.
     ``timestep``: the fixed step T of the one-step denoiser, 0..999.
+    ``fidelity_rank``: rank of the fidelity setting's offsets (``FidelityOffsets``), 0 for a model without one.
     """
 
     scale: int = 16
@@ -105,6 +119,7 @@ class CodecConfig:
     pse_hidden: tuple[int, ...] = (256, 512)
     lte_tokens: int = 77
     timestep: int = TRAIN_TIMESTEPS - 1
+    fidelity_rank: int = 0
 
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
@@ -115,8 +130,10 @@ class CodecConfig:
         for name in ("growth", "prior_pattern", "gmm_components", "lte_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is wanted.")
-        if self.inv_blocks < 0 or min(self.pse_hidden, default=1) < 1:
-            raise ConfigError("inv_blocks must not be negative, and every width in pse_hidden must be at least 1.")
+        if min(self.inv_blocks, self.fidelity_rank) < 0 or min(self.pse_hidden, default=1) < 1:
+            raise ConfigError(
+                "inv_blocks and fidelity_rank must not be negative, and every width in pse_hidden must be at least 1."
+            )
 
 
 class Reconstruction(NamedTuple):
@@ -170,6 +187,15 @@ class FaithEIR(nn.Module):
             config.embedder, self.backbone.context_dim, hidden=config.pse_hidden, count=config.lte_tokens
         )
         self.abar = alpha_bar(config.timestep)
+        self.fidelity: FidelityOffsets | None = None
+        if config.fidelity_rank:
+            if not backbone.fidelity_parts:
+                raise ConfigError("this backbone has no fidelity setting; set fidelity_rank to 0.")
+            self.fidelity = FidelityOffsets(self._restoring_weights(), config.fidelity_rank)
+
+    def _restoring_weights(self) -> dict[str, Tensor]:
+        parts = tuple(f"{part}." for part in self.backbone.fidelity_parts)
+        return {name: weight for name, weight in self.backbone.named_parameters() if name.startswith(parts)}
 
     @property
     def size_multiple(self) -> int:
@@ -207,27 +233,38 @@ class FaithEIR(nn.Module):
         """Picture (B, 3, H, W) in [0, 1] -> thumbnail (B, 3, H/s, W/s), multiples of 1/255 in [0, 1]."""
         return quantize_8bit(self.project(x))
 
-    def upscale(self, y: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
+    def upscale(self, y: Tensor, origin: tuple[int, int] = (0, 0), fidelity: float = 0.0) -> Tensor:
         """Thumbnail (B, 3, h, w) in [0, 1] -> picture (B, 3, h s, w s), nominally in [0, 1], not clamped.
 
-        ``origin``: the row and column at which ``y`` was cut out of a larger thumbnail.
+        ``origin``: the row and column at which ``y`` was cut out of a larger thumbnail. ``fidelity``: from 0, the most
+        natural picture, to 1, the truest. Raises ConfigError for another, or where the model has no such setting.
         """
-        return self._restore(y, origin)[0]
+        return self._restore(y, origin, fidelity)[0]
 
-    def _restore(self, y: Tensor, origin: tuple[int, int] = (0, 0)) -> tuple[Tensor, Condition | None]:
-        dtype = self._backbone_dtype()
+    def check_fidelity(self, fidelity: float) -> None:
+        """Raise ConfigError unless the model can restore so."""
+        if not 0 <= fidelity <= 1:
+            raise ConfigError(f"fidelity is {fidelity:g}; from 0, the most natural, to 1, the truest, is wanted.")
+        if fidelity and self.fidelity is None:
+            raise ConfigError("this model has no fidelity setting; leave fidelity out.")
+
+    def _restore(
+        self, y: Tensor, origin: tuple[int, int] = (0, 0), fidelity: float = 0.0
+    ) -> tuple[Tensor, Condition | None]:
+        self.check_fidelity(fidelity)
         raw = unit_to_raw(y, self.rescaler.gain)
         z_t = self.rescaler.inverse(raw, self.prior(raw.shape[0], *raw.shape[2:]))
         condition = self.embedder(y)
-        cast = condition and Condition(condition.tokens.to(dtype), condition.grid)
-        prediction = self.backbone.predict(z_t.to(dtype), cast)
-        z_0 = one_step(z_t, prediction, self.abar, self.backbone.prediction_type)
         rows, columns = (position * self.factor for position in origin)
-        return self.backbone.decode(z_0.to(dtype), (rows, columns)), condition
+        inputs = (z_t, condition, self.abar, (rows, columns))
+        if self.fidelity is None or not fidelity:
+            return self.backbone(*inputs), condition
+        moved = self.fidelity(self._restoring_weights(), fidelity)
+        return functional_call(self.backbone, moved, inputs), condition
 
-    def forward(self, x: Tensor) -> Reconstruction:
+    def forward(self, x: Tensor, fidelity: float = 0.0) -> Reconstruction:
         """Down and up again, differentiable throughout (the rounding's gradient is straight-through)."""
         unrounded, lost = self._split(x)
         y = quantize_8bit(unrounded)
-        picture, condition = self._restore(y)
+        picture, condition = self._restore(y, fidelity=fidelity)
         return Reconstruction(y, picture, condition, lost)

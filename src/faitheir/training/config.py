@@ -171,8 +171,9 @@ class TrainConfig:
 
     ``run``: the folder it writes. ``init``: a saved model to start from (a folder or a name), converted where its
     configuration is another; else random. ``base``: a local folder of SD-Turbo's weights, for turbo.
-    ``stage``: "joint", down to the thumbnail and up; or "vae", the encoder and decoder alone. ``freeze``: parts that
-    are not trained, by the beginning of their names, such as "backbone.decoder".
+    ``stage``: "joint", down to the thumbnail and up; "vae", the encoder and decoder alone; or "fidelity", the fidelity
+    setting's offsets alone, on the way up. ``freeze``: parts that are not trained, by the beginning of their names,
+    such as "backbone.decoder".
     ``steps``, ``seed``. ``batch``: crops per step, shared by all processes and accumulated passes.
     ``precision``: "no", "bf16", "fp16" or "auto" (bf16 where the processor or GPU multiplies in it, else fp16 on a GPU
     and none on a processor).
@@ -192,7 +193,7 @@ class TrainConfig:
     run: str = "runs/train"
     init: str | None = None
     base: str | None = None
-    stage: Literal["joint", "vae"] = "joint"
+    stage: Literal["joint", "vae", "fidelity"] = "joint"
     freeze: tuple[str, ...] = ()
     steps: int = 300_000
     batch: int = 8
@@ -214,9 +215,11 @@ class TrainConfig:
             raise ConfigError("steps, batch, log_every, save_every, keep and val_count must be at least 1.")
         if not 0 <= self.ema < 1 or self.val_every < 0:
             raise ConfigError("ema must be in [0, 1) and val_every not negative.")
+        if self.stage == "fidelity" and not self.model.codec.fidelity_rank:
+            raise ConfigError("stage 'fidelity' trains what this model has not; set model.codec.fidelity_rank.")
         if self.data.crop % self.model.codec.scale:
             raise ConfigError(f"crop {self.data.crop} is not a multiple of the scale, {self.model.codec.scale}.")
-        if self.losses.lattice and self.data.crop < 8 * self.model.codec.scale and self.stage == "joint":
+        if self.losses.lattice and self.data.crop < 8 * self.model.codec.scale and self.stage != "vae":
             raise ConfigError(
                 f"losses.lattice needs crops of at least 8 cells, {8 * self.model.codec.scale} pixels; "
                 f"crop is {self.data.crop}."

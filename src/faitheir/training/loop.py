@@ -159,7 +159,7 @@ class _Pass(nn.Module):
     def forward(self, x: Tensor) -> Reconstruction:
         if self.stage == "vae":
             return Reconstruction(None, self.model.autoencode(x), None, None)
-        out: Reconstruction = self.model(x)
+        out: Reconstruction = self.model(x, fidelity=float(self.stage == "fidelity"))
         return out
 
 
@@ -304,8 +304,9 @@ class _Trainer:
                 raise ConfigError(f"freeze: no part of the model is called '{prefix}'; its parts: {_parts(names)}.")
         vae = tuple(f"backbone.{part}" for part in self.model.backbone.vae_parts)
         for name, parameter in self.model.named_parameters():
+            offsets = name.startswith("fidelity.")
             outside = self.config.stage == "vae" and not name.startswith(vae)
-            if outside or name.startswith(self.config.freeze):
+            if outside or offsets is not (self.config.stage == "fidelity") or name.startswith(self.config.freeze):
                 parameter.requires_grad_(False)
         if not any(p.requires_grad for p in self.model.parameters()):
             raise ConfigError("freeze and stage leave nothing to train.")

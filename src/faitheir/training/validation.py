@@ -29,7 +29,10 @@ def validate(model: FaithEIR, config: TrainConfig, folder: Path, distance: nn.Mo
     paths = find_photographs(config.data.val)
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(config.val_count, len(paths))).astype(int)]
     folder.mkdir(parents=True, exist_ok=True)
-    measure = _through_the_vae(model) if config.stage == "vae" else _round_trip(FaithEIRPipeline(model, config.model))
+    if config.stage == "vae":
+        measure = _through_the_vae(model)
+    else:
+        measure = _round_trip(FaithEIRPipeline(model, config.model, fidelity=float(config.stage == "fidelity")))
     rows = []
     for path in paths:
         original = read_picture(path)
