@@ -177,4 +177,4 @@ def test_compared_with_itself(tmp_path: Path) -> None:
     assert natural.summary["thumbnail_psnr"] == truest.summary["thumbnail_psnr"]
     ok("evaluate", "--hr", photos, "--model", model, "--fidelity", "1", "--metrics", "psnr", "-o", tmp_path / "again")
     assert read_result(tmp_path / "again" / f"{file_stem('tiny@1')}.json").summary["psnr"] == truest.summary["psnr"]
-    refused("evaluate", "--hr", photos, "--restored", photos, "--fidelity", "1", "-o", tmp_path / "no")
+    refused("evaluate", "--hr", photos, "--restored", photos, "--fidelity", "1", "-o", tmp_path / "no", status=2)
