@@ -1,5 +1,6 @@
 """The recipes in configs/: every one is read, and every ablation is trained, on tiny random components."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from faitheir import FaithEIRPipeline
+from faitheir.backbones.nano import NanoConfig
 from faitheir.models import KNOWN_CONFIGS, load_model, parameter_table
 from faitheir.nn.codec import FaithEIR
 from faitheir.nn.embedder import LearnableTextEmbedding, NoCondition, PixelSemanticEmbedder
@@ -19,6 +21,7 @@ from recipes import log_of, quiet
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(CONFIGS.rglob("*.toml"))
 ABLATIONS = sorted((CONFIGS / "ablation").glob("*.toml"))
+NANO_ABLATIONS = sorted((CONFIGS / "ablation-nano").glob("*.toml"))
 
 #: Paper, Table 2 (and 3): transform, prior, embedder, layer of the teacher.
 ROWS = {
@@ -35,6 +38,18 @@ ROWS = {
     "adp-random": ("lrt", "random", "lte", None),
     "adp-learned": ("lrt", "adp", "lte", None),
 }
+#: What an ablation on nano changes of the whole method: a setting of the codec.
+NANO_CHANGES: dict[str, tuple[str, str] | None] = {
+    "full": None,
+    "haar": ("transform", "haar"),
+    "prior-zeros": ("prior", "zeros"),
+    "prior-random": ("prior", "random"),
+    "prior-normal": ("prior", "normal"),
+    "prior-gmm": ("prior", "gmm"),
+    "lte": ("embedder", "lte"),
+    "no-tokens": ("embedder", "none"),
+    "seed-2": None,
+}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(CONFIGS)))
@@ -42,7 +57,19 @@ def test_every_recipe_is_read(path: Path) -> None:
     config = load_train_config(path)
     known = KNOWN_CONFIGS.get(config.model.name)
     if known is not None and "stages" not in path.parts:
-        assert config.model == known
+        model = config.model
+        if isinstance(model.backbone, NanoConfig) and isinstance(known.backbone, NanoConfig):
+            # Stages that came before grain and the fidelity setting did.
+            codec = replace(model.codec, fidelity_rank=known.codec.fidelity_rank)
+            model = replace(model, codec=codec, backbone=replace(model.backbone, grain=known.backbone.grain))
+        assert model == known
+
+
+@pytest.mark.parametrize("name", ["nano-x16", "nano-x32"])
+def test_the_last_stage_of_an_embedded_model_makes_that_model(name: str) -> None:
+    last = load_train_config(CONFIGS / f"{name}-fidelity.toml")
+    assert last.model == KNOWN_CONFIGS[name]
+    assert last.stage == "fidelity"
 
 
 @pytest.mark.parametrize("scale", [16, 32])
@@ -130,21 +157,7 @@ def test_an_ablation_trains_what_it_should(
     transform, prior, embedder, _ = ROWS[path.stem]
     assert ("semantic" in lines[0]) is (embedder == "pse")
 
-    # The switch is seen in the model that came out.
-    assert ("rescaler.transform.skew" in after.state_dict()) is (transform == "lrt")
-    kinds = {"adp": AdaptiveDetailPrior, "zeros": AdaptiveDetailPrior, "random": AdaptiveDetailPrior}
-    assert type(after.prior) is (kinds | {"normal": NormalPrior, "gmm": GaussianMixturePrior})[prior]
-    assert (
-        type(after.embedder)
-        is {
-            "pse": PixelSemanticEmbedder,
-            "lte": LearnableTextEmbedding,
-            "none": NoCondition,
-        }[embedder]
-    )
-    if prior in ("zeros", "random"):
-        values = dict(after.prior.named_parameters())["values"]
-        assert bool(values.any()) is (prior == "random")
+    check_switches(after, transform, prior, embedder)
 
     # What is trained changes from the start, what is frozen does not.
     changed, same = changes(before, after)
@@ -161,6 +174,60 @@ def test_an_ablation_trains_what_it_should(
     pipeline = FaithEIRPipeline.from_pretrained(tmp_path / "run" / "model", base=config.base)
     thumbnail = pipeline.downscale(photos / "0.png")
     assert pipeline.upscale(thumbnail).size == (120, 80)
+
+
+def check_switches(model: FaithEIR, transform: str, prior: str, embedder: str) -> None:
+    """The switch is seen in the model that came out."""
+    assert ("rescaler.transform.skew" in model.state_dict()) is (transform == "lrt")
+    kinds = {"adp": AdaptiveDetailPrior, "zeros": AdaptiveDetailPrior, "random": AdaptiveDetailPrior}
+    assert type(model.prior) is (kinds | {"normal": NormalPrior, "gmm": GaussianMixturePrior})[prior]
+    embedders = {"pse": PixelSemanticEmbedder, "lte": LearnableTextEmbedding, "none": NoCondition}
+    assert type(model.embedder) is embedders[embedder]
+    if prior in ("zeros", "random"):
+        values = dict(model.prior.named_parameters())["values"]
+        assert bool(values.any()) is (prior == "random")
+
+
+def test_the_ablations_on_nano_change_one_thing_each() -> None:
+    assert {path.stem for path in NANO_ABLATIONS} == set(NANO_CHANGES)
+    full = load_train_config(CONFIGS / "ablation-nano" / "full.toml")
+    for path in NANO_ABLATIONS:
+        config = load_train_config(path)
+        model = replace(full.model, name=path.stem)
+        if change := NANO_CHANGES[path.stem]:
+            model = replace(model, codec=replace(model.codec, **dict([change])))
+        # Only tokens that come from the thumbnail can be aligned with anything.
+        semantic = full.losses.semantic if model.codec.embedder == "pse" else 0.0
+        wanted = replace(full, run=config.run, model=model, losses=replace(full.losses, semantic=semantic))
+        assert config == replace(wanted, seed=2 if path.stem == "seed-2" else full.seed)
+
+
+@pytest.mark.parametrize("path", NANO_ABLATIONS, ids=lambda p: p.stem)
+def test_an_ablation_on_nano_trains(path: Path, photos: Path, network: Path, tmp_path: Path) -> None:
+    small: dict[str, Any] = {
+        "model.backbone.encoder_widths": [8, 8],
+        "model.backbone.unet_widths": [8, 16],
+        "model.backbone.unet_blocks": [0, 1],
+        "model.backbone.decoder_widths": [8, 8, 8],
+        "model.backbone.heads": 1,
+        "model.codec.growth": 4,
+        "losses.teacher_weights": str(network),
+        "data.crop": 64,
+        "data.workers": 0,
+        "batch": 2,
+        "steps": 2,
+        "log_every": 1,
+        "precision": "no",
+        "tensorboard": False,
+    }
+    config = tiny(path, tmp_path / "run", small, photos, network)
+    model = load_model(train(config, log=quiet))[0]
+    lines = log_of(tmp_path / "run")
+    assert len(lines) == 2
+    assert all(torch.isfinite(torch.tensor(list(line.values()))).all() for line in lines)
+    codec = config.model.codec
+    check_switches(model, codec.transform, codec.prior, codec.embedder)
+    assert ("semantic" in lines[0]) is (codec.embedder == "pse")
 
 
 def changes(before: FaithEIR, after: FaithEIR) -> tuple[list[str], list[str]]:
