@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from faitheir.config import to_dict
 from faitheir.errors import ConfigError, FaithEIRError, ModelError
 from faitheir.models import (
+    CARD_FILE,
     CONFIG_FILE,
     DEFAULT_MODEL,
     KNOWN_CONFIGS,
@@ -357,6 +358,17 @@ def test_embedded_models_are_whole(name: str) -> None:
     assert config.name == name
     assert model.upscale(picture(1, 2, 2)).isfinite().all()
     assert (find_model(name) / WEIGHTS_FILE).stat().st_size <= 25e6
+
+
+@pytest.mark.parametrize("name", embedded_models())
+def test_embedded_models_have_their_card_in_the_docs_too(name: str) -> None:
+    """With the hash and the parameters of these weights, so that nobody reads another model's figures."""
+    model, _ = load_model(name)
+    card = (find_model(name) / CARD_FILE).read_text(encoding="utf-8")
+    assert card == (Path(__file__).parents[1] / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert weights_hash(stored_state(model)) in card
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in card
+    assert model.fidelity is not None
 
 
 def test_no_network_where_the_hub_is_asked(tmp_path: Path) -> None:

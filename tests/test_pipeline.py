@@ -193,7 +193,7 @@ def test_tiles_agree_with_the_whole_picture(grain: int) -> None:
 
 @pytest.mark.parametrize(("tile", "mean", "largest"), [(512, 0.05, 8), (256, 0.5, 32)])
 def test_the_embedded_model_in_tiles_agrees_with_the_whole_picture(tile: int, mean: float, largest: int) -> None:
-    """Its reach is longer than an overlap, if faintly: a third of the default tile shows nothing, the smallest little."""
+    """Its reach is longer than an overlap, if faintly: tiles of 512 show nothing, the smallest little."""
     photo = np.tile(read_picture(COFFEE).rgb, (1, 2, 1))
     whole = FaithEIRPipeline.from_pretrained("nano-x16", tile=2048)
     tiled = FaithEIRPipeline.from_pretrained("nano-x16", tile=tile)
