@@ -230,7 +230,7 @@ _fidelity_option = click.option(
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="How to restore, from the same thumbnail: 0 is the most natural picture, 1 the truest, with nothing invented.",
+    help="How to restore, from the same thumbnail: 0 is the most natural picture, 1 the truest, with least made up.",
 )
 
 
@@ -538,9 +538,10 @@ def evaluate(
     from faitheir.evaluation.results import file_stem, read_results
 
     folders = ":".join(str(path) for path in (restored, thumbnails) if path is not None)
-    spec = Spec("restored", folders, label=name)
     if model is not None:
         spec = Spec("model", model, label=name, fidelity=fidelity)
+    else:
+        spec = Spec("restored", folders, label=name)
     setting, measuring = _measuring(**options)
     try:
         rows = _published(published)

@@ -293,8 +293,8 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
         """(B, C, h, w), cut out of a latent at ``origin`` -> (B, 3, 8 h, 8 w). In training the origin is drawn."""
-        if self.training:
-            top, left = torch.randint(2**16, (2,)).tolist() if self.grain8 is not None else (0, 0)
+        if self.training and self.grain8 is not None:
+            top, left = torch.randint(2**16, (2,)).tolist()
             origin = (top, left)
         h = self.conv_in(z)
         if self.grain8 is not None:
