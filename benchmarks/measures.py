@@ -5,7 +5,8 @@
     python benchmarks/measures.py --hr DIR OUT/*/restored
 
 FSIMc, VSI, HaarPSI and MS-SSIM (1 is the same picture), GMSD and MDSI (0 is), as piq (Apache-2.0) has them, on RGB in
-[0, 1], pictures with sides of 161 pixels or more. Means over the photographs, which are found in each folder by their names without extension.
+[0, 1], sides of 161 pixels or more.
+Means over the photographs, found in each folder by their names without extension.
 """
 
 import argparse
