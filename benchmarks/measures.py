@@ -5,8 +5,7 @@
     python benchmarks/measures.py --hr DIR OUT/*/restored
 
 FSIMc, VSI, HaarPSI and MS-SSIM (1 is the same picture), GMSD and MDSI (0 is), as piq (Apache-2.0) has them, on RGB in
-[0, 1], sides of 161 pixels or more.
-Means over the photographs, found in each folder by their names without extension.
+[0, 1]; sides are to have 161 pixels or more. Means over the photographs, paired by name as `faitheir evaluate` does.
 """
 
 import argparse
@@ -16,7 +15,7 @@ import piq
 import torch
 
 from faitheir.evaluation.measures import to_tensor
-from faitheir.files import find_photographs
+from faitheir.evaluation.pairs import list_originals, pair
 from faitheir.images import read_picture
 
 MEASURES = {
@@ -35,15 +34,12 @@ def main() -> None:
     parser.add_argument("restored", type=Path, nargs="+", help="folders of restored pictures")
     args = parser.parse_args()
     cpu = torch.device("cpu")
-    originals = {path.stem: path for path in find_photographs(args.hr)}
+    originals = list_originals(args.hr)
     print(f"| {len(originals)} photographs | {' | '.join(MEASURES)} |\n| --- |{' --- |' * len(MEASURES)}")
     for folder in args.restored:
-        pictures = {path.stem: path for path in find_photographs(folder)}
-        if missing := sorted(originals.keys() - pictures.keys()):
-            parser.error(f"{folder} has no {missing[0]}, and lacks {len(missing)} pictures in all.")
         rows = []
-        for name, path in originals.items():
-            restored, original = (to_tensor(read_picture(p).rgb, cpu) for p in (pictures[name], path))
+        for name, output in pair(originals, folder).items():
+            restored, original = (to_tensor(read_picture(p).rgb, cpu) for p in (output.restored, originals[name]))
             with torch.inference_mode():
                 rows.append([float(measure(restored, original)) for measure in MEASURES.values()])
         means = torch.tensor(rows).mean(0).tolist()

@@ -262,10 +262,11 @@ def test_two_processes_are_one_with_the_same_batch(recipe: Recipe, tmp_path: Pat
     lines = log_of(tmp_path / "one")
     assert len(lines) == 6
     for other in ("two", "parts"):
-        for a, b in zip(lines, log_of(tmp_path / other), strict=True):
-            # A pixel at half a step of 8 bits is rounded up in one run and down in another: a percent of the gradient.
-            # A gradient that is summed instead of averaged is off by a factor.
-            assert a == pytest.approx(b, rel=3e-2), other
+        for a, b in zip(log_of(tmp_path / "one"), log_of(tmp_path / other), strict=True):
+            # A pixel at half a step of 8 bits is rounded up in one run and down in another, which moves the gradient
+            # by a percent; one that is summed instead of averaged is off by a factor.
+            assert a.pop("grad_norm") == pytest.approx(b.pop("grad_norm"), rel=3e-2), other
+            assert a == pytest.approx(b, rel=2e-3), other
     a, b = (load_model(tmp_path / run / "model")[0].state_dict() for run in ("one", "two"))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=2e-3)
