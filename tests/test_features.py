@@ -146,6 +146,20 @@ def test_distance_agrees_with_its_definition(network: FeatureNetwork) -> None:
     torch.testing.assert_close(got, feature_distance(network, b, a))
 
 
+@pytest.mark.parametrize("wanted", [(True, False), (False, True), (True, True)])
+def test_gradient_of_the_distance_agrees_with_its_definition(
+    network: FeatureNetwork, wanted: tuple[bool, bool]
+) -> None:
+    ours, plain = ([picture(2, 40, 48, seed=s).requires_grad_(w) for s, w in enumerate(wanted)] for _ in range(2))
+    weights = torch.tensor([1.0, -3.0])
+    (weights * feature_distance(network, *ours)).sum().backward()
+    (weights * plain_distance(network, *plain)).sum().backward()
+    for x, y in zip(ours, plain, strict=True):
+        assert (x.grad is None) is (y.grad is None)
+        if x.grad is not None:
+            torch.testing.assert_close(x.grad, y.grad, atol=1e-5 * float(y.grad.abs().max()), rtol=1e-3)
+
+
 def test_equal_pictures_have_no_distance(network: FeatureNetwork) -> None:
     a = picture(2, 40, 40)
     assert feature_distance(network, a, a.clone()).tolist() == [0, 0]

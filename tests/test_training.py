@@ -17,13 +17,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from faitheir import FaithEIRPipeline
 from faitheir.errors import ConfigError, FaithEIRError, MissingDependencyError, ModelError
 from faitheir.models import load_model, read_config
 from faitheir.training.checkpoints import checkpoints
 from faitheir.training.config import OptimizerConfig, load_train_config
-from faitheir.training.loop import learning_rate_factor, train, train_stages
+from faitheir.training.loop import train, train_stages
+from faitheir.training.optimizers import learning_rate_factor, make_optimizer
 from recipes import Recipe, log_of, quiet
 
 pytest.importorskip("accelerate")
@@ -54,13 +56,14 @@ def test_a_run_trains_and_leaves_a_model_that_works(recipe: Recipe, tmp_path: Pa
     assert read_config(tmp_path / "run" / "checkpoint-00000040" / "model") == config.model
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(recipe: Recipe, tmp_path: Path) -> None:
-    whole = train(recipe("whole"), log=quiet)
-    train(recipe("broken", steps=4), log=quiet)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_is_the_uninterrupted_one(recipe: Recipe, tmp_path: Path, optimizer: str) -> None:
+    whole = train(recipe("whole", optimizer__kind=optimizer), log=quiet)
+    train(recipe("broken", optimizer__kind=optimizer, steps=4), log=quiet)
     # A killed run has logged further than its last checkpoint; those lines must not stay.
     with (tmp_path / "broken" / "log.jsonl").open("a") as log:
         log.write(json.dumps({"step": 5, "loss": 1e9}) + "\n")
-    resumed = train(recipe("broken"), resume="auto", log=quiet)
+    resumed = train(recipe("broken", optimizer__kind=optimizer), resume="auto", log=quiet)
     assert log_of(tmp_path / "broken") == log_of(tmp_path / "whole")
     a, b = (load_model(folder)[0].state_dict() for folder in (whole, resumed))
     for name in a:
@@ -101,6 +104,33 @@ def test_learning_rate_schedules() -> None:
     assert cosine(1000) == pytest.approx(0.01)
     values = [cosine(s) for s in range(10, 1000)]
     assert all(a >= b for a, b in pairwise(values))
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_muon_takes_kernels_for_matrices_and_leaves_the_rest_to_adamw(layout: torch.memory_format) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)).to(memory_format=layout)
+    model.append(nn.Linear(4, 4))
+    config = OptimizerConfig(kind="muon", lr=1e-2, weight_decay=0.1)
+    optimizer = make_optimizer(list(model.parameters()), config, torch.device("cpu"))
+    kernels = [p for p in model.parameters() if p.ndim == 4]
+    plain = {
+        p: nn.Parameter((p.movedim(1, -1).flatten(1) if p.ndim == 4 else p).detach().clone())
+        for p in model.parameters()
+    }
+    references = [
+        torch.optim.Muon([plain[p] for p in kernels], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW([plain[p] for p in model.parameters() if p.ndim != 4], lr=1e-2, weight_decay=0.1),
+    ]
+    for lr in (1e-2, 1e-2, 3e-3):
+        for group in (*optimizer.param_groups, *(r.param_groups[0] for r in references)):
+            group["lr"] = lr
+        for p, q in plain.items():
+            p.grad = torch.randn_like(p)
+            q.grad = (p.grad.movedim(1, -1).flatten(1) if p.ndim == 4 else p.grad).clone()
+        for one in (optimizer, *references):
+            one.step()
+    for p, q in plain.items():
+        torch.testing.assert_close(p.movedim(1, -1).flatten(1) if p.ndim == 4 else p, q, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -283,17 +283,48 @@ def feature_distance(network: FeatureNetwork, a: Tensor, b: Tensor) -> Tensor:
     """
     total = torch.zeros(a.shape[0], device=a.device)
     for fa, fb in zip(network(a), network(b), strict=True):
-        total = total + _unit_difference(fa.float(), fb.float()).mean((1, 2))
+        difference: Tensor = _UnitDifference.apply(fa, fb)
+        total = total + difference.mean((1, 2))
     return total
 
 
-def _unit_difference(a: Tensor, b: Tensor) -> Tensor:
-    """|a/|a| - b/|b||^2 over channels, (B, C, h, w) -> (B, h, w), multiplied out: no copies are made."""
-    aa, bb, ab = (torch.linalg.vecdot(p, q, dim=1) for p, q in ((a, a), (b, b), (a, b)))
-    # The square root's gradient is infinite at zero, where ReLU features may well be.
-    na, nb = ((square + 1e-20).sqrt() for square in (aa, bb))
-    difference: Tensor = aa / na**2 + bb / nb**2 - 2 * ab / (na * nb)
-    return difference
+class _UnitDifference(torch.autograd.Function):
+    """|a/|a| - b/|b||^2 over channels, (B, C, h, w) -> (B, h, w) in float32, with its gradients written out.
+
+    Picture by picture, so that what is between stays in the processor's cache: composed of torch's operations, this
+    took longer in training than the network whose features are compared.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        size = (a.shape[0], *a.shape[2:])
+        out, of_a, of_b, of_both = (torch.empty(size, device=a.device) for _ in range(4))
+        for i, (p, q) in enumerate(zip(a, b, strict=True)):
+            p, q = p.float(), q.float()
+            aa, bb, ab = ((u * v).sum(0) for u, v in ((p, p), (q, q), (p, q)))
+            # Where ReLU features are all zero their direction is zero, and so is the gradient.
+            ra, rb = ((square + 1e-20).rsqrt() for square in (aa, bb))
+            torch.mul(ra, rb, out=of_both[i])
+            cosine = ab * of_both[i]
+            out[i] = aa * ra**2 + bb * rb**2 - 2 * cosine
+            of_a[i], of_b[i] = cosine * ra**2, cosine * rb**2
+        ctx.save_for_backward(a, b, of_a, of_b, of_both)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b, of_a, of_b, of_both = ctx.saved_tensors
+        found: list[Tensor | None] = []
+        for wanted, own, other, along in ((ctx.needs_input_grad[0], a, b, of_a), (ctx.needs_input_grad[1], b, a, of_b)):
+            if not wanted:
+                found.append(None)
+                continue
+            gradient = torch.empty_like(own)
+            for i, g in enumerate(2 * grads[0]):
+                torch.mul(own[i], (g * along[i]).to(own.dtype), out=gradient[i])
+                gradient[i].addcmul_(other[i], (g * of_both[i]).to(own.dtype), value=-1)
+            found.append(gradient)
+        return found[0], found[1]
 
 
 class Teacher(nn.Module):

@@ -1,21 +1,28 @@
 """The thumbnail's raw channels to 8-bit values and back: one fixed affine map, rounding with a gradient."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
 class _Quantize8Bit(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: object, y: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.save_for_backward((y > 1).to(torch.int8) - (y < 0).to(torch.int8))
         return torch.round(y.clamp(0, 1) * 255) / 255
 
     @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> Tensor:  # noqa: ARG004
-        return grads[0]
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (outside,) = ctx.saved_tensors
+        return grads[0].masked_fill(outside * grads[0] < 0, 0)
 
 
 def quantize_8bit(y: Tensor) -> Tensor:
-    """Clamp to [0, 1] and round to multiples of 1/255; the gradient passes straight through both."""
+    """Clamp to [0, 1] and round to multiples of 1/255, with a gradient that passes straight through both.
+
+    But for what would push a value that is clamped already further out: nothing could pull it back.
+    """
     return _Quantize8Bit.apply(y)  # type: ignore[no-any-return]
 
 

@@ -91,16 +91,16 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule.
+    """The optimizer and its schedule.
 
-    ``kind``: "adamw", or "adamw8bit" (bitsandbytes, where that is installed). ``fused``: torch's fused AdamW; by
-    default on a GPU only.
+    ``kind``: "adamw", "adamw8bit" (bitsandbytes, where that is installed) or "muon" (see ``MuonAdamW`` in
+    ``faitheir.training.optimizers``). ``fused``: torch's fused AdamW; by default on a GPU only.
     ``schedule``: "halve" (every ``halve_every`` steps, the paper's), "cosine" (to 1 % of ``lr`` at the last step) or
     "constant"; after ``warmup`` linear steps. ``clip``: largest gradient norm. ``accumulate``: passes that a
     step's batch is cut into, for memory.
     """
 
-    kind: Literal["adamw", "adamw8bit"] = "adamw"
+    kind: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     fused: bool | None = None
     lr: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.999)

@@ -13,7 +13,6 @@
 import contextlib
 import copy
 import json
-import math
 import signal
 import threading
 import time
@@ -47,9 +46,10 @@ from faitheir.pipeline import native_bfloat16, resolve_device
 from faitheir.training.adversarial import Discriminators, enlarged_thumbnail
 from faitheir.training.card import model_card
 from faitheir.training.checkpoints import Best, checkpoints, leave_frozen_out, load_checkpoint, save_checkpoint
-from faitheir.training.config import OptimizerConfig, TrainConfig
+from faitheir.training.config import TrainConfig
 from faitheir.training.data import CropDataset, NumberSampler, patient_worker
 from faitheir.training.losses import Objective
+from faitheir.training.optimizers import make_optimizer, make_schedule
 from faitheir.training.record import Recorder, environment, record_environment, seed_of
 from faitheir.training.validation import validate
 
@@ -88,36 +88,6 @@ class WeightAverage:
             with torch.no_grad():
                 for p, k in zip(self.parameters, kept, strict=True):
                     p.copy_(k)
-
-
-def learning_rate_factor(config: OptimizerConfig, steps: int) -> Callable[[int], float]:
-    """The schedule: step, from 0 -> factor on the learning rate."""
-
-    def factor(step: int) -> float:
-        warm = min(1.0, (step + 1) / (config.warmup + 1))
-        if config.schedule == "halve":
-            return float(warm * 0.5 ** (step // config.halve_every))
-        if config.schedule == "cosine":
-            done = min(1.0, max(0, step - config.warmup) / max(1, steps - config.warmup))
-            return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-        return warm
-
-    return factor
-
-
-def make_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig, device: torch.device) -> Any:
-    """AdamW as configured. Raises MissingDependencyError where bitsandbytes is wanted and not installed."""
-    settings: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
-    if config.kind == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError:
-            raise MissingDependencyError(
-                "The optimizer 'adamw8bit' needs bitsandbytes: pip install bitsandbytes, or choose kind 'adamw'."
-            ) from None
-        return AdamW8bit(parameters, **settings)
-    fused = device.type == "cuda" if config.fused is None else config.fused
-    return torch.optim.AdamW(parameters, **settings, fused=fused)
 
 
 class StopRequest:
@@ -248,17 +218,20 @@ class _Trainer:
             self.log("FSDP: this way of training has not been run by its authors; DDP has")
         self.sharded = sharded
 
+        if sharded and "muon" in (config.optimizer.kind, config.adversarial.optimizer.kind):
+            raise ConfigError("the optimizer 'muon' needs whole kernels, which FSDP cuts up; choose 'adamw', or DDP.")
+
         passed = _Pass(self.model, config.stage)
         optimizer = make_optimizer([p for p in passed.parameters() if p.requires_grad], config.optimizer, self.device)
         self.prepared, self.optimizer = accelerator.prepare(passed, optimizer)
         self.trained = [p for p in self.prepared.parameters() if p.requires_grad]
-        self.schedules = [_schedule(optimizer, config.optimizer, config.steps)]
+        self.schedules = [make_schedule(optimizer, config.optimizer, config.steps)]
         self.judges: Any = None
         self.judge_optimizer: Any = None
         if self.discriminators is not None:
             own = config.adversarial.optimizer
             judging = make_optimizer(list(self.discriminators.parameters()), own, self.device)
-            self.schedules.append(_schedule(judging, own, config.steps))
+            self.schedules.append(make_schedule(judging, own, config.steps))
             self.judges, self.judge_optimizer = accelerator.prepare(self.discriminators, judging)
         for schedule in self.schedules:
             accelerator.register_for_checkpointing(schedule)
@@ -587,10 +560,6 @@ def _precision(name: str) -> str:
     if name != "auto":
         return name
     return "bf16" if native_bfloat16(device) else "fp16" if device.type == "cuda" else "no"
-
-
-def _schedule(optimizer: Any, config: OptimizerConfig, steps: int) -> Any:
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(config, steps))
 
 
 def _named_parts(model: FaithEIR) -> Iterator[tuple[str, nn.Module]]:
