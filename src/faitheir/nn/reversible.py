@@ -246,6 +246,12 @@ def _log_scale(h: Tensor) -> Tensor:
     return 2 * torch.sigmoid(h.float()) - 1
 
 
+def _memory_format(x: Tensor) -> torch.memory_format:
+    """That of ``x``. The transform loses it, and convolutions would restore it by a copy each."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
 BlockKind = Literal["e-inv", "inv", "t-inv"]
 _BLOCKS: dict[BlockKind, Callable[[int, int], nn.Module]] = {"e-inv": EInvBlock, "inv": InvBlock, "t-inv": TInvBlock}
 
@@ -281,14 +287,14 @@ class LatentRescaler(nn.Module):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Latent (B, C, h, w) -> raw thumbnail (B, 3, h/r, w/r) and lost (B, C r r - 3, h/r, w/r)."""
-        h = self.transform(z)
+        h = self.transform(z).contiguous(memory_format=_memory_format(z))
         for block in self.blocks:
             h = block(h)
         return h[:, :LR_CHANNELS], h[:, LR_CHANNELS:]
 
     def inverse(self, raw: Tensor, lost: Tensor) -> Tensor:
         """The exact inverse of ``forward``: what came out, back to the latent (B, C, h, w)."""
-        h = torch.cat([raw, lost], 1)
+        h = torch.cat([raw, lost], 1).contiguous(memory_format=_memory_format(raw))
         for block in reversed(self.blocks):
             h = block.inverse(h)  # type: ignore[operator]
         return self.transform.inverse(h)
