@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 
 from command import call, names, ok, refused
 from conftest import save_tiny_model
-from faitheir import files, jobs, models
+from faitheir import files, jobs, models, pipeline
 from faitheir.cli import _toml_value
 from faitheir.models import WEIGHTS_FILE
 from faitheir.pipeline import FaithEIRPipeline
@@ -561,6 +561,23 @@ def test_no_gpu_is_said_once(photo: Photo, tmp_path: Path) -> None:
     photo("a.thumb.png")
     photo("b.thumb.png")
     assert "cuda" in refused("upscale", tmp_path, "--device", "cuda")
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_pictures_are_made_in_bfloat16_where_that_is_fast(
+    run: Callable[..., str], photo: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(pipeline, "native_bfloat16", lambda _: native)
+    path = photo("a.png")
+    run("downscale", path)
+    small = tmp_path / "a.thumb.png"
+    made = {}
+    for name, options in (("default", ()), ("half", ("--dtype", "bfloat16")), ("full", ("--dtype", "float32"))):
+        run("upscale", small, "-o", tmp_path / name, "--device", "cpu", *options)
+        (restored,) = (tmp_path / name).iterdir()
+        made[name] = np.array(Image.open(restored))
+    assert np.array_equal(made["default"], made["half" if native else "full"])
+    assert not np.array_equal(made["half"], made["full"])
 
 
 def test_tile_and_dtype(run: Callable[..., str], photo: Photo, tmp_path: Path, tiny_model: Path) -> None:

@@ -120,40 +120,44 @@ _batch_options = _options(
     click.option("--overwrite", is_flag=True, help="Do again what exists already, instead of skipping it."),
 )
 
-_compute_options = _options(
-    click.option(
-        "--device",
-        type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-        default="auto",
-        show_default=True,
-        help="Where to compute; auto: a GPU if there is one.",
-    ),
-    click.option(
-        "--dtype",
-        type=click.Choice(["float32", "bfloat16", "float16", "auto"]),
-        default="float32",
-        show_default=True,
-        help="Precision; auto: bfloat16 where the device is fast in it.",
-    ),
-    click.option(
-        "--tile",
-        metavar="PIXELS",
-        type=click.IntRange(min=1),
-        help="Side of the tiles a large picture is done in, in pixels of the full-size picture; smaller "
-        "tiles take less memory. [default: the model's]",
-    ),
-    click.option(
-        "--base",
-        metavar="DIR",
-        type=click.Path(path_type=Path),
-        help="A local folder of SD-Turbo's weights, for turbo models. [default: the Hugging Face Hub]",
-    ),
-)
+
+def _compute_options(*, dtype: str) -> Callable[[F], F]:
+    """``dtype``: the default. What is made for people is made fast; what is measured must be the same everywhere."""
+    return _options(
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+            default="auto",
+            show_default=True,
+            help="Where to compute; auto: a GPU if there is one.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "bfloat16", "float16", "auto"]),
+            default=dtype,
+            show_default=True,
+            help="Precision; auto: bfloat16 where the device is fast in it.",
+        ),
+        click.option(
+            "--tile",
+            metavar="PIXELS",
+            type=click.IntRange(min=1),
+            help="Side of the tiles a large picture is done in, in pixels of the full-size picture; smaller "
+            "tiles take less memory. [default: the model's]",
+        ),
+        click.option(
+            "--base",
+            metavar="DIR",
+            type=click.Path(path_type=Path),
+            help="A local folder of SD-Turbo's weights, for turbo models. [default: the Hugging Face Hub]",
+        ),
+    )
+
 
 _model_options = _options(
     click.option("--scale", type=click.Choice(["16", "32"]), help="Use the embedded model for this scale."),
     click.option("--model", metavar="MODEL", help="An embedded model, a model's folder, or a Hub id owner/name."),
-    _compute_options,
+    _compute_options(dtype="auto"),
 )
 
 _measure_options = _options(
@@ -505,7 +509,7 @@ def _size(picture: Picture) -> str:
 @_measure_options
 @_table_options
 @_fidelity_option
-@_compute_options
+@_compute_options(dtype="float32")
 def evaluate(
     hr: Path,
     model: str | None,
@@ -667,7 +671,7 @@ def _conclude(results: "Sequence[SystemResult]", files: Sequence[Path], problems
 )
 @_measure_options
 @_table_options
-@_compute_options
+@_compute_options(dtype="float32")
 def compare(
     systems: tuple[str, ...],
     hr: Path,
@@ -825,7 +829,7 @@ def _crop_place(text: str) -> tuple[str, tuple[int, int] | None]:
     help="Measure models instead: seconds down and up, parameters, multiply-accumulates, peak memory.",
 )
 @click.option("--size", metavar="WxH", help="With --complexity: of the picture, in pixels. [default: 2040x1356]")
-@_compute_options
+@_compute_options(dtype="float32")
 def info(targets: tuple[str, ...], recursive: bool, complexity: bool, size: str | None, **options: Any) -> None:
     """Describe models and thumbnails, or list the models known.
 

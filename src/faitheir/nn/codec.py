@@ -5,7 +5,7 @@ upscale:    y, prior --inverse--> z_T --denoiser(., PSE(y))--> z_0 --VAE decoder
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -262,9 +262,14 @@ class FaithEIR(nn.Module):
         moved = self.fidelity(self._restoring_weights(), fidelity)
         return functional_call(self.backbone, moved, inputs), condition
 
-    def forward(self, x: Tensor, fidelity: float = 0.0) -> Reconstruction:
-        """Down and up again, differentiable throughout (the rounding's gradient is straight-through)."""
+    def forward(
+        self, x: Tensor, fidelity: float = 0.0, between: Callable[[Tensor], Tensor] | None = None
+    ) -> Reconstruction:
+        """Down and up again, differentiable throughout (the rounding's gradient is straight-through).
+
+        ``between``: what befalls the thumbnail before it is restored; the one returned is as it was before.
+        """
         unrounded, lost = self._split(x)
         y = quantize_8bit(unrounded)
-        picture, condition = self._restore(y, fidelity=fidelity)
+        picture, condition = self._restore(y if between is None else between(y), fidelity=fidelity)
         return Reconstruction(y, picture, condition, lost)

@@ -118,6 +118,24 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class ResaveConfig:
+    """Thumbnails that go through JPEG before they are restored in training, so that the model copes with them (ours).
+
+    ``share``: of the crops, 0 for none. ``quality``: from which to which, as libjpeg counts it.
+    """
+
+    share: float = 0.0
+    quality: tuple[int, int] = (75, 95)
+
+    def __post_init__(self) -> None:
+        """Check ranges. Raises ConfigError."""
+        if not 0 <= self.share <= 1:
+            raise ConfigError("share must be in 0..1.")
+        if not 1 <= self.quality[0] <= self.quality[1] <= 100:
+            raise ConfigError("quality must be two whole numbers from 1 to 100, the lower first.")
+
+
+@dataclass(frozen=True)
 class DiscriminatorConfig:
     """One judge of pictures: "patch" looks at pixels, "features" at a frozen feature network's features.
 
@@ -189,6 +207,7 @@ class TrainConfig:
     data: DataConfig
     losses: LossConfig = field(default_factory=LossConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    resave: ResaveConfig = field(default_factory=ResaveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: str = "runs/train"
     init: str | None = None

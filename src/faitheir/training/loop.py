@@ -46,11 +46,12 @@ from faitheir.pipeline import native_bfloat16, resolve_device
 from faitheir.training.adversarial import Discriminators, enlarged_thumbnail
 from faitheir.training.card import model_card
 from faitheir.training.checkpoints import Best, checkpoints, leave_frozen_out, load_checkpoint, save_checkpoint
-from faitheir.training.config import TrainConfig
+from faitheir.training.config import ResaveConfig, TrainConfig
 from faitheir.training.data import CropDataset, NumberSampler, patient_worker
 from faitheir.training.losses import Objective
 from faitheir.training.optimizers import make_optimizer, make_schedule
 from faitheir.training.record import Recorder, environment, record_environment, seed_of
+from faitheir.training.resave import Resave
 from faitheir.training.validation import validate
 
 Log = Callable[[str], None]
@@ -121,15 +122,16 @@ class StopRequest:
 class _Pass(nn.Module):
     """What is trained, as one module with one forward, for accelerate to wrap."""
 
-    def __init__(self, model: FaithEIR, stage: str) -> None:
+    def __init__(self, model: FaithEIR, stage: str, resave: ResaveConfig) -> None:
         super().__init__()
         self.model = model
         self.stage = stage
+        self.resave = Resave(resave) if resave.share else None
 
     def forward(self, x: Tensor) -> Reconstruction:
         if self.stage == "vae":
             return Reconstruction(None, self.model.autoencode(x), None, None)
-        out: Reconstruction = self.model(x, fidelity=float(self.stage == "fidelity"))
+        out: Reconstruction = self.model(x, fidelity=float(self.stage == "fidelity"), between=self.resave)
         return out
 
 
@@ -221,7 +223,7 @@ class _Trainer:
         if sharded and "muon" in (config.optimizer.kind, config.adversarial.optimizer.kind):
             raise ConfigError("the optimizer 'muon' needs whole kernels, which FSDP cuts up; choose 'adamw', or DDP.")
 
-        passed = _Pass(self.model, config.stage)
+        passed = _Pass(self.model, config.stage, config.resave)
         optimizer = make_optimizer([p for p in passed.parameters() if p.requires_grad], config.optimizer, self.device)
         self.prepared, self.optimizer = accelerator.prepare(passed, optimizer)
         self.trained = [p for p in self.prepared.parameters() if p.requires_grad]
