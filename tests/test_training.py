@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -27,6 +29,7 @@ from faitheir.models import load_model, read_config
 from faitheir.training.checkpoints import checkpoints
 from faitheir.training.config import OptimizerConfig, ResaveConfig, load_train_config
 from faitheir.training.loop import train, train_stages
+from faitheir.training.losses import regularity, regularity_excess
 from faitheir.training.optimizers import learning_rate_factor, make_optimizer
 from faitheir.training.resave import Resave
 from recipes import Recipe, log_of, quiet
@@ -482,6 +485,49 @@ def test_storage_and_lattice_terms_are_learned(recipe: Recipe, tmp_path: Path) -
     assert lines[-1]["loss"] < lines[0]["loss"]
     with pytest.raises(ConfigError, match="at least 8 cells, 128 pixels; crop is 64"):
         recipe("small", losses__lattice=1.0)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    period=st.floats(3, 9),
+    angle=st.floats(0, math.pi),
+    contrast=st.floats(0.02, 0.2),
+    brightness=st.floats(0.3, 0.7),
+    seed=st.integers(0, 100),
+)
+def test_a_weave_is_more_regular_than_noise(
+    period: float, angle: float, contrast: float, brightness: float, seed: int
+) -> None:
+    rows, columns = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    weave = torch.sin(2 * math.pi / period * (rows * math.sin(angle) + columns * math.cos(angle)))
+    noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(seed)).expand(1, 3, -1, -1)
+    natural = brightness + contrast * noise
+    woven = brightness + contrast * (noise + weave)
+    assert regularity(natural).shape == (1, 4)
+    assert regularity_excess(natural, natural) == 0
+    assert regularity_excess(natural, woven) < 0.1
+    assert regularity_excess(woven, natural) > 1
+    # Brightness does not matter, and what nobody sees does not either.
+    torch.testing.assert_close(regularity(natural + 0.1), regularity(natural), atol=1e-3, rtol=0)
+    assert regularity_excess(brightness + (weave / 1000).expand(1, 3, -1, -1), natural) == 0
+
+
+def test_texture_grows_less_regular_along_the_gradient() -> None:
+    torch.manual_seed(0)
+    natural = 0.5 + 0.05 * torch.randn(2, 3, 128, 128)
+    woven = natural + 0.1 * torch.sin(torch.arange(128.0))
+    woven.requires_grad_()
+    before = regularity_excess(woven, natural)
+    (gradient,) = torch.autograd.grad(before, woven)
+    after = regularity_excess(woven - 0.01 * gradient / gradient.abs().max(), natural)
+    assert after < before - 0.05
+
+
+def test_the_regularity_term_is_learned(recipe: Recipe, tmp_path: Path) -> None:
+    train(recipe("run", steps=2, val_every=0, losses__regularity=1.0), log=quiet)
+    assert all(math.isfinite(line["regularity"]) for line in log_of(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="at least 64 pixels; crop is 48"):
+        recipe("small", losses__regularity=1.0, data__crop=48)
 
 
 def test_activation_checkpointing_changes_memory_not_losses(recipe: Recipe, tmp_path: Path) -> None:

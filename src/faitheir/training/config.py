@@ -58,7 +58,8 @@ class LossConfig:
     """Weights of the paper's four terms (eq. 7 to 10) and of ours, their norms, and the networks behind them.
 
     ``guidance``, ``semantic``, ``pixel``, ``feature``: the paper's lambda 1 to 4; a term of weight 0 is not computed.
-    ``storage``, ``lattice``: ours, see ``storage_cost`` and ``lattice_excess`` in ``faitheir.training.losses``.
+    ``storage``, ``lattice``, ``regularity``: ours, see ``storage_cost``, ``lattice_excess`` and ``regularity_excess``
+    in ``faitheir.training.losses``.
     ``distribution``: IRN's third (Xiao et al. 2020), mean square of what is lost, which makes it like a normal sample.
     ``guidance_norm``, ``pixel_norm``: "l1" or "l2" (mean). ``semantic_distance``: "cosine" (1 - cos), "l1" or "l2".
     ``feature_shift``: features are taken at a new random offset of up to this many pixels each step: at a fixed one,
@@ -72,6 +73,7 @@ class LossConfig:
     feature: float = 3.0
     storage: float = 0.0
     lattice: float = 0.0
+    regularity: float = 0.0
     distribution: float = 0.0
     guidance_norm: Literal["l1", "l2"] = "l1"
     pixel_norm: Literal["l1", "l2"] = "l1"
@@ -84,8 +86,9 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
-        terms = (self.guidance, self.semantic, self.pixel, self.feature, self.storage, self.lattice, self.distribution)
-        if min(*terms, self.feature_shift) < 0:
+        terms = (self.guidance, self.semantic, self.pixel, self.feature)
+        ours = (self.storage, self.lattice, self.regularity, self.distribution)
+        if min(*terms, *ours, self.feature_shift) < 0:
             raise ConfigError("the weights of the losses and feature_shift must not be negative.")
 
 
@@ -243,6 +246,8 @@ class TrainConfig:
                 f"losses.lattice needs crops of at least 8 cells, {8 * self.model.codec.scale} pixels; "
                 f"crop is {self.data.crop}."
             )
+        if self.losses.regularity and self.data.crop < 64:
+            raise ConfigError(f"losses.regularity needs crops of at least 64 pixels; crop is {self.data.crop}.")
         if self.best == "distance" and not self.losses.features:
             raise ConfigError("best 'distance' needs a feature network in losses.features.")
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from faitheir.errors import ConfigError
 from faitheir.features import FeatureNetwork, feature_distance, load_feature_network, load_lpips, load_teacher
 from faitheir.nn.codec import Reconstruction
+from faitheir.nn.precision import without_autocast
 from faitheir.training.config import FeatureLossConfig, LossConfig
 
 
@@ -48,6 +49,44 @@ def lattice_excess(error: Tensor, scale: int) -> Tensor:
         near = torch.stack([power[at + step] for step in (-3, -2, 2, 3)]).mean(0)
         excess = excess + F.relu(torch.log((power[at] + 1e-9) / (near + 1e-9))).sum()
     return excess / 2
+
+
+#: The side of the windows in which texture is looked at, and the frequencies in cycles per window: periods of 2.3 to
+#: 10.7 pixels.
+REGULARITY_WINDOW = 64
+_REGULARITY_BAND = (6, 28)
+
+#: Power below which a pattern does not count: that of noise of 2.4 levels.
+_REGULARITY_FLOOR = 0.05
+
+
+def regularity(picture: Tensor) -> Tensor:
+    """How regular the texture is in windows of 64 x 64 pixels, side by side: (B, 3, H, W) -> (B, windows).
+
+    Of the luma's power spectrum: the mean of the eight largest values of its logarithm over that of the frequencies
+    around. A weave stands out by far, natural texture hardly; photographs have 1.6 on average.
+    """
+    side = REGULARITY_WINDOW
+    luma = picture.float().mul(picture.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
+    cut = luma.unfold(1, side, side).unfold(2, side, side).flatten(1, 2)
+    window = torch.hann_window(side, periodic=False, device=luma.device)
+    spectrum = torch.view_as_real(torch.fft.rfft2((cut - cut.mean((2, 3), keepdim=True)) * window[:, None] * window))
+    power = spectrum.square().sum(-1) + _REGULARITY_FLOOR
+    # From the lowest frequency to the highest and not around the corner, so that neighbours lie side by side.
+    power = power.roll(side // 2, 2).flatten(0, 1)[:, None]
+    near = F.avg_pool2d(F.pad(power, (1, 1, 1, 1), mode="replicate"), 3, 1).log()
+    around = F.avg_pool2d(F.pad(power.log(), (4, 4, 4, 4), mode="replicate"), 9, 1)
+    down = torch.arange(-side // 2, side // 2, device=luma.device)[:, None]
+    across = torch.arange(side // 2 + 1, device=luma.device)
+    radius = (down**2 + across**2).sqrt()
+    inside = (radius >= _REGULARITY_BAND[0]) & (radius <= _REGULARITY_BAND[1])
+    largest: Tensor = (near - around)[:, 0, inside].topk(8, 1).values.mean(1)
+    return largest.view(cut.shape[:2])
+
+
+def regularity_excess(restored: Tensor, original: Tensor) -> Tensor:
+    """How much more regular the texture of the restored picture is, both (B, 3, H, W): 0 is nowhere."""
+    return F.relu(regularity(restored) - regularity(original)).mean()
 
 
 def _norm(kind: str, a: Tensor, b: Tensor) -> Tensor:
@@ -130,6 +169,9 @@ class Objective(nn.Module):
             terms["distribution"] = out.lost.float().square().mean()
         if c.lattice and out.thumbnail is not None:
             terms["lattice"] = lattice_excess(picture - x, x.shape[2] // out.thumbnail.shape[2])
+        if c.regularity:
+            with without_autocast(x):
+                terms["regularity"] = regularity_excess(picture, x)
         total = torch.stack([getattr(c, name) * term for name, term in terms.items()]).sum()
         return total, terms
 
