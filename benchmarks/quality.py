@@ -4,7 +4,8 @@
 
 Every photograph goes through the thumbnail file on disk (PNG, and lossless WebP for the bytes). Figures are means
 over photographs; the ratio of perceptual distances is that of the means. "Lattice" is that of
-`faitheir.evaluation.lattice`: 1 is no pattern. `faitheir compare` puts more systems side by side, under a protocol.
+`faitheir.evaluation.lattice`: 1 is no pattern. "Regularity" is that of `faitheir.training.losses`: the nearer to the
+original's, the less weave. `faitheir compare` puts more systems side by side, under a protocol.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from faitheir.files import find_photographs
 from faitheir.images import Picture, bicubic_thumbnail, read_picture, resize_bicubic
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.thumbnail import Thumbnail
+from faitheir.training.losses import regularity
 
 
 def main() -> None:
@@ -65,6 +67,8 @@ def main() -> None:
                 ),
                 "bits_per_pixel": 8 * file.stat().st_size / (picture.width * picture.height),
             }
+            for name, rgb in {"original": original, **restored}.items():
+                row[f"regularity_{name}"] = float(regularity(to_tensor(rgb, cpu)).mean())
             for name, rgb in restored.items():
                 row[f"psnr_{name}"] = psnr(original, rgb)
                 row[f"ssim_{name}"] = ssim(original, rgb)
