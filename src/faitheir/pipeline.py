@@ -181,14 +181,16 @@ class FaithEIRPipeline:
         return next((p.dtype for p in self.model.backbone.parameters()), torch.float32)
 
     def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Self:
-        """Move the model, and cast its backbone (VAE and UNet; the rest stays in float32). Returns the pipeline.
+        """Move the model, and cast its backbone (VAE and UNet) and embedder; the rest stays in float32. Returns itself.
 
         ``device``: "auto", "cpu", "cuda", "mps"; ``dtype``: "float32", "bfloat16", "float16", "auto".
         """
         target = self.device if device is None else resolve_device(device)
         self.model.to(target)
         if dtype is not None:
-            self.model.backbone.to(resolve_dtype(dtype, target))
+            # The tokens are for the backbone alone; what leads to and from the thumbnail stays in float32.
+            for part in (self.model.backbone, self.model.embedder):
+                part.to(resolve_dtype(dtype, target))
         self.model.to(memory_format=self._memory_format)
         return self
 

@@ -311,7 +311,9 @@ class Decoder(nn.Module):
         h = self.blocks4(h)
         h = self.blocks2(_smooth_shuffle(self.up2(_silu(h))))
         detail = F.pixel_shuffle(self.conv_out(_silu(h)), 2)
-        colours = F.interpolate(z[:, :3], scale_factor=STRIDE, mode="bilinear", align_corners=False)
+        # Not in half precision: bfloat16 has steps of a whole level where it is bright, and enlarging in it is slow.
+        colours = z[:, :3].to(torch.promote_types(z.dtype, torch.float32))
+        colours = F.interpolate(colours, scale_factor=STRIDE, mode="bilinear", align_corners=False)
         return (colours + detail + 1) / 2
 
 

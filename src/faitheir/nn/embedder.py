@@ -28,7 +28,8 @@ class PixelSemanticEmbedder(nn.Module):
 
     def forward(self, y: Tensor) -> Condition:
         """Thumbnail (B, 3, h, w) in [0, 1] -> h w tokens."""
-        h = y.movedim(1, -1).flatten(1, 2) * 2 - 1
+        dtype = next(self.parameters()).dtype
+        h = (y.movedim(1, -1).flatten(1, 2) * 2 - 1).to(dtype)
         for i, layer in enumerate(self.layers):
             h = layer(torch.relu(h) if i else h)
         return Condition(h, (y.shape[2], y.shape[3]))
