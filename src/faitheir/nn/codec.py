@@ -152,7 +152,7 @@ class FaithEIR(nn.Module):
     """The model over a backbone. Pictures are (B, 3, H, W) in [0, 1], sides divisible by ``size_multiple``.
 
     ``forward`` is the training pass; ``downscale`` and ``upscale`` are deployment's two halves of it. The
-    backbone alone may be cast to half precision; everything between VAE and thumbnail stays in float32.
+    backbone and the embedder may be cast to half precision; everything between VAE and thumbnail stays in float32.
     """
 
     def __init__(self, config: CodecConfig, backbone: Backbone) -> None:

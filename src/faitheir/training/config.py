@@ -11,6 +11,9 @@ from faitheir.errors import ConfigError
 from faitheir.features import FeatureName, TeacherName
 from faitheir.models import ModelConfig
 
+#: The side of the windows in which the loss ``regularity`` looks at texture, in pixels.
+REGULARITY_WINDOW = 64
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -246,8 +249,10 @@ class TrainConfig:
                 f"losses.lattice needs crops of at least 8 cells, {8 * self.model.codec.scale} pixels; "
                 f"crop is {self.data.crop}."
             )
-        if self.losses.regularity and self.data.crop < 64:
-            raise ConfigError(f"losses.regularity needs crops of at least 64 pixels; crop is {self.data.crop}.")
+        if self.losses.regularity and self.data.crop < REGULARITY_WINDOW:
+            raise ConfigError(
+                f"losses.regularity needs crops of at least {REGULARITY_WINDOW} pixels; crop is {self.data.crop}."
+            )
         if self.best == "distance" and not self.losses.features:
             raise ConfigError("best 'distance' needs a feature network in losses.features.")
 

@@ -8,7 +8,7 @@ from faitheir.errors import ConfigError
 from faitheir.features import FeatureNetwork, feature_distance, load_feature_network, load_lpips, load_teacher
 from faitheir.nn.codec import Reconstruction
 from faitheir.nn.precision import without_autocast
-from faitheir.training.config import FeatureLossConfig, LossConfig
+from faitheir.training.config import REGULARITY_WINDOW, FeatureLossConfig, LossConfig
 
 
 def bicubic_thumbnail(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -51,9 +51,7 @@ def lattice_excess(error: Tensor, scale: int) -> Tensor:
     return excess / 2
 
 
-#: The side of the windows in which texture is looked at, and the frequencies in cycles per window: periods of 2.3 to
-#: 10.7 pixels.
-REGULARITY_WINDOW = 64
+#: The frequencies at which texture is looked at, in cycles per window: periods of 2.3 to 10.7 pixels.
 _REGULARITY_BAND = (6, 28)
 
 #: Power below which a pattern does not count: that of noise of 2.4 levels.
@@ -61,7 +59,9 @@ _REGULARITY_FLOOR = 0.05
 
 
 def regularity(picture: Tensor) -> Tensor:
-    """How regular the texture is in windows of 64 x 64 pixels, side by side: (B, 3, H, W) -> (B, windows).
+    """How regular the texture is in windows of 64 x 64 pixels, side by side: (B, 3, H, W) in [0, 1] -> (B, windows).
+
+    Sides must be at least those of a window.
 
     Of the luma's power spectrum: the mean of the eight largest values of its logarithm over that of the frequencies
     around. A weave stands out by far, natural texture hardly; photographs have 1.6 on average.
