@@ -1,6 +1,7 @@
 """The compact backbone: small, local, and right about its windows."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -25,18 +26,24 @@ def test_at_most_12_million_parameters(name: str) -> None:
     assert min(table.values()) > 0
 
 
+#: A decoder that makes pixels of features at H/4.
+SHORT: dict[str, Any] = {"decoder_widths": (8, 8, 0), "decoder_blocks": (1, 1, 0), "decoder_up_kernel": 1}
+
+
+@pytest.mark.parametrize("changes", [{}, SHORT], ids=["long", "short"])
 @pytest.mark.parametrize("size", [(16, 16), (16, 48), (64, 32)])
-def test_shapes(size: tuple[int, int]) -> None:
-    backbone = nano()
+def test_shapes(size: tuple[int, int], changes: dict[str, Any]) -> None:
+    backbone = nano(**changes)
     z = backbone.encode(picture(2, *size))
     assert z.shape == (2, 4, size[0] // 8, size[1] // 8)
     assert backbone.predict(z, None).shape == z.shape
     assert backbone.decode(z).shape == (2, 3, *size)
 
 
-def test_a_new_backbone_is_colours_averaged_and_enlarged() -> None:
+@pytest.mark.parametrize("changes", [{}, SHORT], ids=["long", "short"])
+def test_a_new_backbone_is_colours_averaged_and_enlarged(changes: dict[str, Any]) -> None:
     """It starts at a blurred picture, not at noise: training has only the detail to add."""
-    model = tiny()
+    model = tiny(changes)
     x = picture(1, 32, 48)
     z = model.backbone.encode(x)
     average = torch.nn.functional.avg_pool2d(x, 8)
@@ -77,10 +84,11 @@ def test_what_each_part_sees_is_bounded() -> None:
     assert 0 < reach(backbone.predict(z, tokens), backbone.predict(z, Condition(changed, (1, 32)))) <= 14
 
 
+@pytest.mark.parametrize("changes", [{}, SHORT], ids=["long", "short"])
 @pytest.mark.parametrize("scale", [16, 32])
-def test_a_far_pixel_changes_nothing_here(scale: int) -> None:
+def test_a_far_pixel_changes_nothing_here(scale: int, changes: dict[str, Any]) -> None:
     """Both ways, through the whole model: 15 thumbnail pixels down and 27 up suffice for this depth."""
-    model = wake(tiny(scale=scale, inv_blocks=1), std=0.2).eval().requires_grad_(False)
+    model = wake(tiny(changes, scale=scale, inv_blocks=1), std=0.2).eval().requires_grad_(False)
     x = picture(1, scale, 24 * scale)
     other = x.clone()
     other[..., 0] = 1 - other[..., 0]
@@ -232,6 +240,9 @@ def test_half_precision_is_close() -> None:
         {"context_dim": 0},
         {"unet_widths": (8, 0)},
         {"decoder_blocks": (1, -1, 1)},
+        {"decoder_widths": (8, 8, 0)},  # with a block of no width
+        {"decoder_widths": (8, 8, -4)},
+        {"decoder_up_kernel": 2},
     ],
 )
 def test_values_out_of_range(changes: dict[str, object]) -> None:

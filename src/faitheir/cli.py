@@ -279,9 +279,11 @@ class _Models:
         return self._open(info.model)
 
     def _open(self, source: str) -> "FaithEIRPipeline":
+        from faitheir.memory import keep_freed_memory
         from faitheir.pipeline import FaithEIRPipeline
 
         if source not in self._opened:
+            keep_freed_memory()
             self._opened[source] = FaithEIRPipeline.from_pretrained(
                 source,
                 base=self.base,

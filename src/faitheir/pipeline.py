@@ -109,7 +109,7 @@ class FaithEIRPipeline:
         fidelity: float = 0.0,
         card: str | None = None,
     ) -> None:
-        """``tile``: side of a tile in pixels of the full-size picture (default 512 for turbo, else 1536).
+        """``tile``: side of a tile in pixels of the full-size picture (default 512 for turbo, else 2048).
 
         ``fidelity``: how thumbnails are restored where a call does not say: from 0, the most natural picture, to 1, the
         truest. ``card``: the model card that ``save_pretrained`` writes beside the weights. Raises ConfigError for a
@@ -126,7 +126,7 @@ class FaithEIRPipeline:
         self._multiple = model.size_multiple // self.scale
         self._align = model.tile_multiple
         self._overlap = -(-OVERLAP // self.scale // self._align) * self._align
-        self._tile = self._tile_cells(tile or (512 if config.backbone.kind == "turbo" else 1536))
+        self._tile = self._tile_cells(tile or (512 if config.backbone.kind == "turbo" else 2048))
         self._memory_format = torch.contiguous_format if config.backbone.kind == "turbo" else torch.channels_last
 
     @classmethod

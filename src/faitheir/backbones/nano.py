@@ -2,7 +2,7 @@
 
     encode   x --unshuffle 4--> H/4 --> H/8 --> z
     predict  z_T (H/8) --> H/16, windowed cross-attention to the tokens --> H/8 --> v
-    decode   z_0 (H/8) --> H/4 --> H/2 --shuffle 2--> x
+    decode   z_0 (H/8) --> H/4 --> H/2 --shuffle 2--> x, or z_0 (H/8) --> H/4 --shuffle 4--> x
 
 Nothing is computed at full resolution but pixel (un)shuffles and one bilinear skip. There is no normalisation
 over space and attention stays in windows, so what a pixel becomes depends on its neighbourhood only and tiles
@@ -34,9 +34,10 @@ class NanoConfig:
     """Widths and depths; ``blocks`` are residual blocks of two 3x3 convolutions.
 
     ``encoder_*``: at H/4 and H/8. ``unet_*``: at H/8 (before and after the middle) and H/16. ``decoder_*``:
-    at H/8, H/4 and H/2. ``context_dim``: width of the condition tokens. ``heads`` of 64 channels attend
-    within windows of ``window`` x ``window`` tokens. ``grain``: channels of noise that the decoder mixes into its
-    features at H/8 and H/4, 0 for none.
+    at H/8, H/4 and H/2; with a width of 0 and no blocks at H/2 the pixels are made from the features at H/4.
+    ``decoder_up_kernel``: side of the kernels, 1 or 3, that lead to H/4. ``context_dim``: width of the condition
+    tokens. ``heads`` of 64 channels attend within windows of ``window`` x ``window`` tokens. ``grain``: channels of
+    noise that the decoder mixes into its features at H/8 and H/4, 0 for none.
     """
 
     kind: Literal["nano"] = "nano"
@@ -47,6 +48,7 @@ class NanoConfig:
     unet_blocks: tuple[int, int] = (2, 5)
     decoder_widths: tuple[int, int, int] = (96, 64, 32)
     decoder_blocks: tuple[int, int, int] = (2, 2, 1)
+    decoder_up_kernel: int = 3
     context_dim: int = 512
     heads: int = 4
     window: int = 8
@@ -54,9 +56,13 @@ class NanoConfig:
 
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
-        widths = (*self.encoder_widths, *self.unet_widths, *self.decoder_widths, self.context_dim)
+        widths = (*self.encoder_widths, *self.unet_widths, *self.decoder_widths[:2], self.context_dim)
         if min(*widths, self.heads, self.window) < 1:
-            raise ConfigError("every width, heads and window must be at least 1.")
+            raise ConfigError("every width (but the decoder's last), heads and window must be at least 1.")
+        if self.decoder_widths[2] < 0 or (not self.decoder_widths[2] and self.decoder_blocks[2]):
+            raise ConfigError("the decoder's last width must not be negative, and with 0 there are no blocks.")
+        if self.decoder_up_kernel not in (1, 3):
+            raise ConfigError(f"decoder_up_kernel is {self.decoder_up_kernel}; 1 or 3 is wanted.")
         if self.latent_channels < 3:
             raise ConfigError("latent_channels must be at least 3: the first three carry the skip's colours.")
         if min(*self.encoder_blocks, *self.unet_blocks, *self.decoder_blocks, self.grain) < 0:
@@ -290,12 +296,13 @@ class Decoder(nn.Module):
         self.conv_in = _conv(config.latent_channels, w8)
         self.grain8 = Grain(w8, config.grain) if config.grain else None
         self.blocks8 = _blocks(w8, config.decoder_blocks[0])
-        self.up4 = _conv(w8, 4 * w4)
+        self.up4 = _conv(w8, 4 * w4, config.decoder_up_kernel)
         self.grain4 = Grain(w4, config.grain) if config.grain else None
         self.blocks4 = _blocks(w4, config.decoder_blocks[1])
-        self.up2 = _conv(w4, 4 * w2)
+        self.up2 = _conv(w4, 4 * w2) if w2 else None
         self.blocks2 = _blocks(w2, config.decoder_blocks[2])
-        self.conv_out = _conv(w2, 3 * 4, zero=True)
+        self.shuffle = 2 if w2 else 4
+        self.conv_out = _conv(w2 or w4, 3 * self.shuffle**2, zero=True)
 
     def forward(self, z: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
         """(B, C, h, w), cut out of a latent at ``origin`` -> (B, 3, 8 h, 8 w). In training the origin is drawn."""
@@ -309,12 +316,21 @@ class Decoder(nn.Module):
         if self.grain4 is not None:
             h = self.grain4(h, (2 * origin[0], 2 * origin[1]))
         h = self.blocks4(h)
-        h = self.blocks2(_smooth_shuffle(self.up2(_silu(h))))
-        detail = F.pixel_shuffle(self.conv_out(_silu(h)), 2)
-        # Not in half precision: bfloat16 has steps of a whole level where it is bright, and enlarging in it is slow.
-        colours = z[:, :3].to(torch.promote_types(z.dtype, torch.float32))
-        colours = F.interpolate(colours, scale_factor=STRIDE, mode="bilinear", align_corners=False)
-        return (colours + detail + 1) / 2
+        if self.up2 is not None:
+            h = self.blocks2(_smooth_shuffle(self.up2(_silu(h))))
+        detail = F.pixel_shuffle(self.conv_out(_silu(h)), self.shuffle)
+        # Not in half precision: bfloat16 has steps of a whole level where it is bright.
+        picture = _enlarge(z[:, :3].to(torch.promote_types(z.dtype, torch.float32)))
+        return picture.add_(detail).add_(1).div_(2)
+
+
+def _enlarge(colours: Tensor) -> Tensor:
+    """Bilinear, by ``STRIDE``: (B, C, h, w) -> (B, C, 8 h, 8 w)."""
+    # Enlarging, the filter against aliasing is the bilinear one, and on CPUs torch's way with it is three times faster.
+    antialias = colours.device.type == "cpu"
+    return F.interpolate(
+        colours.contiguous(), scale_factor=STRIDE, mode="bilinear", align_corners=False, antialias=antialias
+    )
 
 
 class NanoBackbone(Backbone):

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from faitheir.errors import ConfigError, EvaluationError
 from faitheir.images import Picture, resize_bicubic
+from faitheir.memory import keep_freed_memory
 from faitheir.models import (
     KNOWN_CONFIGS,
     ModelConfig,
@@ -136,6 +137,7 @@ def _is_without_weights(source: str | Path) -> bool:
 
 def _measure(source: str, size: tuple[int, int], repeat: int, tile: int | None, **options: Any) -> dict[str, Any]:
     """In this process."""
+    keep_freed_memory()  # as the commands that do the work
     if random := _is_without_weights(source):
         config = KNOWN_CONFIGS[source]
         model = build_model(config)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 TILE = 4
 
 #: Tiles from top to bottom that are worked on at once: what lies between the steps stays small.
-STRIP = 16
+STRIP = 32
 
 #: Channels on both sides, and positions, below which the transforms cost more than they save
 #: (benchmarks/convolution.py).
