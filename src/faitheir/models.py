@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -53,13 +54,23 @@ def t_irn_codec(scale: int) -> CodecConfig:
     return replace(irn_codec(scale), block="t-inv", inv_blocks=2, prior="zeros")
 
 
+#: The way up of the embedded models, made for two CPU cores.
+_SHORT: dict[str, Any] = {
+    "unet_blocks": (2, 3),
+    "decoder_widths": (96, 64, 0),
+    "decoder_blocks": (2, 2, 0),
+    "decoder_up_kernel": 1,
+}
+
 #: Configurations known by name: what ``faitheir info`` can count without any weights.
 KNOWN_CONFIGS: dict[str, ModelConfig] = {
-    "nano-x16": ModelConfig("nano-x16", CodecConfig(scale=16, lrt_init="haar", fidelity_rank=16), NanoConfig(grain=4)),
+    "nano-x16": ModelConfig(
+        "nano-x16", CodecConfig(scale=16, lrt_init="haar", fidelity_rank=16), NanoConfig(grain=4, **_SHORT)
+    ),
     "nano-x32": ModelConfig(
         "nano-x32",
         CodecConfig(scale=32, lrt_init="haar", fidelity_rank=8),
-        NanoConfig(latent_channels=8, window=4, grain=4),
+        NanoConfig(latent_channels=8, window=4, grain=4, **_SHORT),
     ),
     "turbo-x16": ModelConfig("turbo-x16", CodecConfig(scale=16), TurboConfig()),
     "turbo-x32": ModelConfig("turbo-x32", CodecConfig(scale=32), TurboConfig()),
