@@ -13,7 +13,7 @@ ROOT = Path(faitheir.__file__).parent
 LAYERS = [
     {"errors"},
     {"config"},
-    {"images", "nn", "features", "tiling"},
+    {"images", "nn", "features", "tiling", "memory"},
     {"backbones", "thumbnail", "files"},
     {"models"},
     {"pipeline"},
