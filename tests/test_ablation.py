@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from conftest import save_tiny_model
+from faitheir.comparison.ablation import ablation_runs, ablation_tables, table2_label, write_ablation
+from faitheir.comparison.compare import Measuring, compare
+from faitheir.comparison.published import published_table
 from faitheir.config import to_dict
 from faitheir.errors import EvaluationError
-from faitheir.evaluation.ablation import ablation_runs, ablation_tables, table2_label, write_ablation
-from faitheir.evaluation.compare import Measuring, compare
-from faitheir.evaluation.published import published_table
 from faitheir.training.config import load_train_config
 from tiny import model_config
 

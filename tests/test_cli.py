@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 
 from command import call, names, ok, refused
 from conftest import save_tiny_model
-from faitheir import files, jobs, models, pipeline
+from faitheir import devices, files, jobs, models
 from faitheir.cli import _toml_value
 from faitheir.models import WEIGHTS_FILE
 from faitheir.pipeline import FaithEIRPipeline
@@ -567,7 +567,7 @@ def test_no_gpu_is_said_once(photo: Photo, tmp_path: Path) -> None:
 def test_pictures_are_made_in_bfloat16_where_that_is_fast(
     run: Callable[..., str], photo: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
-    monkeypatch.setattr(pipeline, "native_bfloat16", lambda _: native)
+    monkeypatch.setattr(devices, "native_bfloat16", lambda _: native)
     path = photo("a.png")
     run("downscale", path)
     small = tmp_path / "a.thumb.png"

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faitheir.errors import EvaluationError, MissingDependencyError
-from faitheir.evaluation import codecs
-from faitheir.evaluation.codecs import (
+from faitheir.comparison import codecs
+from faitheir.comparison.codecs import (
     CODECS,
     FACTORS,
     Codec,
@@ -18,6 +17,7 @@ from faitheir.evaluation.codecs import (
     encode_within,
     jpegxl_distance,
 )
+from faitheir.errors import EvaluationError, MissingDependencyError
 from faitheir.evaluation.metrics import psnr
 from faitheir.images import UInt8Array, read_picture
 

@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from command import call
 from conftest import save_tiny_model
 from faitheir.backbones.pixels import PixelsConfig
+from faitheir.comparison.compare import Measuring, compare, write_comparison
+from faitheir.comparison.methods import Spec, open_method, parse_methods
+from faitheir.comparison.peers import flat_names, match_outputs
+from faitheir.comparison.systems import Setting, Target
 from faitheir.errors import EvaluationError, FaithEIRError, MissingDependencyError, ModelError
-from faitheir.evaluation.compare import Measuring, compare, write_comparison
-from faitheir.evaluation.methods import Spec, open_method, parse_methods
 from faitheir.evaluation.metrics import psnr
-from faitheir.evaluation.peers import flat_names, match_outputs
 from faitheir.evaluation.results import SystemResult, file_stem, read_result
 from faitheir.evaluation.store import Store
-from faitheir.evaluation.systems import Setting, Target
 from faitheir.images import UInt8Array, bicubic_thumbnail, read_picture, resize_bicubic
 from faitheir.models import ModelConfig
 from faitheir.nn.codec import CodecConfig
@@ -307,7 +307,7 @@ def test_a_scale_that_is_no_power_of_the_networks(hr: Path, tmp_path: Path) -> N
 
 
 def test_tiles_of_super_resolution_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from faitheir.evaluation import peers
+    from faitheir.comparison import peers
 
     (tmp_path / "hr").mkdir()
     Image.open(COFFEE).save(tmp_path / "hr" / "coffee.png")

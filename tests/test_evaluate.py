@@ -15,11 +15,11 @@ from PIL import Image
 import faitheir.evaluation.evaluate as evaluating
 import weights as files_of
 from faitheir import FaithEIRPipeline, Thumbnail, evaluate
-from faitheir.errors import EvaluationError, ImageError, MissingDependencyError, PairingError
+from faitheir.comparison.produce import Made, Task, model_settings, model_work, produce
+from faitheir.errors import EvaluationError, MissingDependencyError, PairingError, StorageError
 from faitheir.evaluation.evaluate import files_hash
 from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.evaluation.pairs import find_scale, list_originals, pair
-from faitheir.evaluation.produce import Made, Task, model_settings, model_work, produce
 from faitheir.evaluation.results import (
     Output,
     PictureResult,
@@ -607,7 +607,7 @@ def test_files_that_are_no_results(text: str, sentence: str, tmp_path: Path) -> 
 def test_results_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="cannot be read"):
         read_result(tmp_path / "nowhere.json")
-    with pytest.raises(ImageError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         write_result(tmp_path / "nowhere" / "x.json", SystemResult("x", "model", "paper"))
 
 

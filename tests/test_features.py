@@ -16,13 +16,12 @@ import weights as files_of
 from faitheir.errors import MissingDependencyError, ModelError
 from faitheir.features import (
     FeatureNetwork,
-    FeatureTeacher,
     feature_distance,
     load_feature_network,
     load_lpips,
-    load_teacher,
     torchvision_state,
 )
+from faitheir.training.teachers import FeatureTeacher, load_teacher
 from tiny import picture
 from weights import random_state, squeezenet_state
 

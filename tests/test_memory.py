@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import ctypes, resource, sys
-from faitheir.memory import keep_freed_memory
+from faitheir.devices import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()

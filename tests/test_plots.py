@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from faitheir.comparison.plots import drawn_metrics, inline_svg, rate_distortion, to_svg, write_plots
 from faitheir.errors import EvaluationError
-from faitheir.evaluation.plots import drawn_metrics, inline_svg, rate_distortion, to_svg, write_plots
 from faitheir.evaluation.results import SystemResult
 from faitheir.images import read_picture
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from faitheir.comparison.published import TABLES, PublishedTable, published_results, published_table
 from faitheir.errors import EvaluationError
-from faitheir.evaluation.published import TABLES, PublishedTable, published_results, published_table
 
 
 @pytest.mark.parametrize(("number", "rows", "columns"), [(1, 54, 10), (2, 9, 4), (3, 3, 5), (4, 5, 4), (5, 5, 4)])

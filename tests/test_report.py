@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from command import names, ok, refused
-from faitheir.errors import EvaluationError, ImageError
-from faitheir.evaluation.report import write_report
+from faitheir.comparison.report import write_report
+from faitheir.errors import EvaluationError, StorageError
 from faitheir.evaluation.results import PictureResult, SystemResult, write_result
 from faitheir.images import UInt8Array, read_picture
 from measured import measure
@@ -154,7 +154,7 @@ def test_odd_inputs_have_their_page_or_one_sentence(results: list[SystemResult],
     assert page.data["pictures"][0]["values"] == {"0": {"psnr": "inf"}}
     with pytest.raises(EvaluationError, match="cannot be sorted by 'fid'; choose from psnr, ssim"):
         report(tmp_path / "other.html", results, sort="fid")
-    with pytest.raises(ImageError, match="is not a folder"):
+    with pytest.raises(StorageError, match="is not a folder"):
         report(tmp_path / "no" / "report.html", results)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 

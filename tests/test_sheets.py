@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faitheir.errors import EvaluationError, ImageError
+from faitheir.comparison.sheets import busiest, crop_sheet, thumbnail_box
+from faitheir.errors import EvaluationError, StorageError
 from faitheir.evaluation.results import SystemResult
-from faitheir.evaluation.sheets import busiest, crop_sheet, thumbnail_box
 from faitheir.images import UInt8Array, read_picture
 from measured import measure
 
@@ -64,7 +64,7 @@ def test_what_cannot_be_shown_is_said(results: list[SystemResult], tmp_path: Pat
     with pytest.raises(EvaluationError, match="at least one photograph"):
         crop_sheet(results, [])
     gone = replace(results[0].pictures[0], restored=str(tmp_path / "gone.png"))
-    with pytest.raises(ImageError, match=r"gone\.png does not exist"):
+    with pytest.raises(StorageError, match=r"gone\.png does not exist"):
         crop_sheet([replace(results[0], pictures=(gone,))], ["a"])
     other = replace(results[0].pictures[0], restored=results[0].pictures[1].restored)
     with pytest.raises(EvaluationError, match="not of the size"):

@@ -10,10 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from faitheir.errors import EvaluationError
-from faitheir.evaluation.metrics import METRICS
-from faitheir.evaluation.results import PictureResult, SystemResult
-from faitheir.evaluation.tables import (
+from faitheir.comparison.tables import (
     Table,
     pictures_csv,
     shown,
@@ -24,6 +21,9 @@ from faitheir.evaluation.tables import (
     to_markdown,
     write_tables,
 )
+from faitheir.errors import EvaluationError
+from faitheir.evaluation.metrics import METRICS
+from faitheir.evaluation.results import PictureResult, SystemResult
 
 RANKED = [name for name, metric in METRICS.items() if metric.direction]
 

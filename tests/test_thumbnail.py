@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from faitheir import images
-from faitheir.errors import ImageError, ThumbnailError
+from faitheir.errors import ImageError, StorageError, ThumbnailError
 from faitheir.images import Picture
 from faitheir.thumbnail import FORMAT_VERSION, Thumbnail, ThumbnailInfo
 
@@ -274,7 +274,7 @@ class TestNotTrusted:
         path.write_bytes(png_with(fields(scale=0)))
         with pytest.raises(ThumbnailError, match=r"wrong\.png: the thumbnail's scale"):
             Thumbnail.open(path)
-        with pytest.raises(ImageError, match=r"none\.png does not exist"):
+        with pytest.raises(StorageError, match=r"none\.png does not exist"):
             Thumbnail.open(tmp_path / "none.png")
 
     @settings(max_examples=200, deadline=None)

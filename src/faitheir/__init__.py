@@ -6,13 +6,14 @@ A photograph becomes a thumbnail file 16 or 32 times smaller on each side, and c
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from faitheir.version import __version__
+
 if TYPE_CHECKING:
     from faitheir.errors import FaithEIRError
     from faitheir.evaluation.evaluate import evaluate
     from faitheir.pipeline import FaithEIRPipeline, WeightsMismatchWarning
     from faitheir.thumbnail import Thumbnail, ThumbnailInfo
 
-__version__ = "0.1.0"
 
 __all__ = [
     "FaithEIRError",

@@ -36,10 +36,10 @@ from faitheir.jobs import (
 from faitheir.thumbnail import Thumbnail, ThumbnailInfo
 
 if TYPE_CHECKING:
-    from faitheir.evaluation.compare import Measuring
+    from faitheir.comparison.compare import Measuring
+    from faitheir.comparison.systems import Setting
     from faitheir.evaluation.results import SystemResult
     from faitheir.evaluation.roundtrip import Figures
-    from faitheir.evaluation.systems import Setting
     from faitheir.models import ModelConfig
     from faitheir.pipeline import FaithEIRPipeline
 
@@ -279,7 +279,7 @@ class _Models:
         return self._open(info.model)
 
     def _open(self, source: str) -> "FaithEIRPipeline":
-        from faitheir.memory import keep_freed_memory
+        from faitheir.devices import keep_freed_memory
         from faitheir.pipeline import FaithEIRPipeline
 
         if source not in self._opened:
@@ -538,9 +538,9 @@ def evaluate(
     if model is not None and (thumbnails is not None or scale is not None):
         raise PlanError("--thumbnails and --scale are for --restored; a model makes its thumbnails itself.")
 
+    from faitheir.comparison.compare import compare, write_comparison
+    from faitheir.comparison.methods import Spec
     from faitheir.errors import EvaluationError
-    from faitheir.evaluation.compare import compare, write_comparison
-    from faitheir.evaluation.methods import Spec
     from faitheir.evaluation.results import file_stem, read_results
 
     folders = ":".join(str(path) for path in (restored, thumbnails) if path is not None)
@@ -568,10 +568,10 @@ def _measuring(
     protocol: str, metrics: str | None, weights: tuple[str, ...], batch: int, thumbnail_suffix: str, **compute: Any
 ) -> "tuple[Setting, Measuring]":
     """What `_measure_options` and `_compute_options` say."""
+    from faitheir.comparison.compare import Measuring
+    from faitheir.comparison.systems import Setting
     from faitheir.errors import EvaluationError
-    from faitheir.evaluation.compare import Measuring
     from faitheir.evaluation.evaluate import check_request
-    from faitheir.evaluation.systems import Setting
 
     files = {}
     for text in weights:
@@ -590,7 +590,7 @@ def _measuring(
 
 def _published(dataset: str | None) -> "list[SystemResult]":
     """The paper's rows for a data set; EvaluationError for one that it has not."""
-    from faitheir.evaluation.published import published_results
+    from faitheir.comparison.published import published_results
 
     return [] if dataset is None else published_results(1, dataset=dataset)
 
@@ -709,13 +709,13 @@ def compare(
     """  # noqa: D301 (click wants the character)
     if (ablation is None) == (not systems and not methods):
         raise PlanError("name the systems to compare (--methods nano-x16,bicubic,jpeg@bytes), or give --ablation.")
+    from faitheir.comparison.ablation import ABLATION_METRICS, ablation_runs, ablation_tables, write_ablation
+    from faitheir.comparison.compare import compare as run_comparison
+    from faitheir.comparison.compare import write_comparison
+    from faitheir.comparison.methods import parse_methods
+    from faitheir.comparison.tables import tabulate, to_markdown
     from faitheir.errors import EvaluationError
-    from faitheir.evaluation.ablation import ABLATION_METRICS, ablation_runs, ablation_tables, write_ablation
-    from faitheir.evaluation.compare import compare as run_comparison
-    from faitheir.evaluation.compare import write_comparison
-    from faitheir.evaluation.methods import parse_methods
     from faitheir.evaluation.results import file_stem
-    from faitheir.evaluation.tables import tabulate, to_markdown
 
     setting, measuring = _measuring(**options)
     try:
@@ -784,11 +784,11 @@ def report(
     RESULTS are the JSON files of `faitheir evaluate` and `faitheir compare`, in the order of the tables, and
     folders of them. The photographs and what came back of them are read from where they were then.
     """
+    from faitheir.comparison.compare import write_comparison
+    from faitheir.comparison.sheets import crop_sheet
+    from faitheir.comparison.tables import metrics_of
     from faitheir.errors import EvaluationError
-    from faitheir.evaluation.compare import write_comparison
     from faitheir.evaluation.results import read_result
-    from faitheir.evaluation.sheets import crop_sheet
-    from faitheir.evaluation.tables import metrics_of
 
     try:
         sources: dict[Path, Path] = {}

@@ -7,8 +7,12 @@ class FaithEIRError(Exception):
     """Base of every error this package raises on purpose; the command line prints its text, exits with 1."""
 
 
+class StorageError(FaithEIRError):
+    """A file or folder is missing, or cannot be read or written."""
+
+
 class ImageError(FaithEIRError):
-    """A file is not a picture we can read, is damaged or too large, or cannot be written."""
+    """A file is not a picture we can read, is damaged or too large, or its format cannot be written."""
 
 
 class ThumbnailError(FaithEIRError):
@@ -57,6 +61,12 @@ def reason(error: BaseException, memory_hint: str = "") -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'} cannot be read or written ({error.strerror})."
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def why(error: Exception) -> str:
+    """The cause inside a sentence: the system's word for it, on one line, without a full stop."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return one_line(text).rstrip(".") or type(error).__name__
 
 
 def one_line(value: Any) -> str:

@@ -4,8 +4,6 @@ Everything else in the package sees a `Picture`: upright, sRGB, eight bits. Of s
 """
 
 import io
-import os
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,9 +15,9 @@ import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, features
 
-from faitheir.errors import ImageError
+from faitheir.errors import ImageError, why
+from faitheir.storage import PathLike, open_file, write_atomic
 
-PathLike = str | os.PathLike[str]
 UInt8Array = NDArray[np.uint8]
 
 DEFAULT_MAX_PIXELS = 400_000_000
@@ -118,23 +116,6 @@ def is_picture_path(path: PathLike) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
-def open_file(path: PathLike) -> BinaryIO:
-    """The file opened for reading bytes; ImageError if it is missing, not a file, empty or not readable."""
-    path = Path(path)
-    try:
-        if path.is_dir():
-            raise ImageError(f"{path} is a folder, not a picture; name a file in it.")
-        if not path.exists():
-            raise ImageError(f"{path} does not exist; check the name.")
-        if not path.is_file():
-            raise ImageError(f"{path} is not an ordinary file; copy the picture to one.")
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path} is empty (zero bytes); use another copy of the picture.")
-        return path.open("rb")
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read ({_reason(error)}); check the name and permissions.") from error
-
-
 def load_image(
     file: BinaryIO,
     name: str,
@@ -174,9 +155,9 @@ def load_image(
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is too large ({_reason(error)}); reduce it first.") from error
+        raise ImageError(f"{name} is too large ({why(error)}); reduce it first.") from error
     except Exception as error:  # damaged files make Pillow's readers raise nearly anything
-        raise ImageError(f"{name} is damaged or cut short ({_reason(error)}); use another copy.") from error
+        raise ImageError(f"{name} is damaged or cut short ({why(error)}); use another copy.") from error
     return image
 
 
@@ -222,7 +203,7 @@ def picture_from_pil(image: Image.Image) -> Picture:
         image.load()
     except Exception as error:
         name = getattr(image, "filename", "") or "the picture"
-        raise ImageError(f"{name} is damaged or cut short ({_reason(error)}); use another copy.") from error
+        raise ImageError(f"{name} is damaged or cut short ({why(error)}); use another copy.") from error
     colour, alpha = _split_alpha(image)
     colour, tagged = _convert_to_srgb(colour, image.info)
     orientation, exif = _read_exif(image)
@@ -280,8 +261,7 @@ def encode_picture(picture: Picture, format: str, *, quality: int | None = None,
         image.save(buffer, writer, **settings)
     except (OSError, ValueError, RuntimeError) as error:
         raise ImageError(
-            f"a picture of {picture.width} x {picture.height} cannot be written as {writer} "
-            f"({_reason(error)}); use PNG."
+            f"a picture of {picture.width} x {picture.height} cannot be written as {writer} ({why(error)}); use PNG."
         ) from error
     return buffer.getvalue()
 
@@ -303,26 +283,6 @@ def write_picture(path: PathLike, picture: Picture, *, quality: int | None = Non
     if suffix not in _WRITERS:
         raise ImageError(f"{path} cannot be written: end its name in one of .{', .'.join(_WRITERS)}.")
     write_atomic(path, encode_picture(picture, suffix, quality=quality))
-
-
-def write_atomic(path: PathLike, data: bytes) -> None:
-    """Write a file whole or not at all; ImageError if its folder is missing or it cannot be written."""
-    path = Path(path)
-    temporary = path.with_name(f".faitheir-{secrets.token_hex(8)}.tmp")
-    try:
-        if path.is_dir():
-            raise ImageError(f"{path} cannot be written: it is a folder; choose another name.")
-        if not path.parent.is_dir():
-            raise ImageError(f"{path} cannot be written: {path.parent} is not a folder; create it first.")
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ImageError(f"{path} cannot be written ({_reason(error)}); choose another folder.") from error
 
 
 def pad_to_multiple(array: NDArray[Any], multiple: int) -> NDArray[Any]:
@@ -355,11 +315,6 @@ def srgb_profile() -> bytes:
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     profile[24:36] = bytes(12)  # date of creation: the same picture gives the same file
     return bytes(profile)
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
 def _to_uint8(values: NDArray[Any]) -> UInt8Array:

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from faitheir.errors import ConfigError, DeviceError, ImageError, ModelError, ThumbnailError
+from faitheir.devices import resolve_device, resolve_dtype
+from faitheir.errors import ConfigError, ImageError, ModelError, ThumbnailError
 from faitheir.images import (
     DEFAULT_MAX_PIXELS,
-    PathLike,
     Picture,
     pad_to_multiple,
     picture_from_array,
@@ -35,6 +35,7 @@ from faitheir.models import (
     weights_hash,
 )
 from faitheir.nn.codec import FaithEIR
+from faitheir.storage import PathLike
 from faitheir.thumbnail import Thumbnail, ThumbnailInfo
 from faitheir.tiling import Float32Array, process_tiles
 
@@ -43,7 +44,6 @@ PictureLike = PathLike | Image.Image | np.ndarray | Tensor | Picture
 ThumbnailLike = PictureLike | Thumbnail
 
 OutputType = Literal["pil", "np", "pt"]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 #: Pixels of the full-size picture by which tiles overlap, at least.
 OVERLAP = 128
@@ -51,45 +51,6 @@ OVERLAP = 128
 
 class WeightsMismatchWarning(UserWarning):
     """A thumbnail was made by other weights than those restoring it."""
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether ``device`` multiplies in bfloat16, which makes it faster than float32."""
-    if device.type == "cpu":
-        # AMX, or AVX-512 with BF16: there torch's convolutions take about half of float32's time.
-        names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        return any(supported() for name in names if (supported := getattr(torch.cpu, name, None)))
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-
-
-def resolve_device(name: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is cuda, else mps, else cpu. Raises DeviceError where it is not to be had."""
-    has_mps = torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DeviceError(f"Unknown device '{name}'; choose auto, cpu, cuda or mps.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("The device 'cuda' was asked for, but torch finds no CUDA GPU here; use cpu or auto.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"There is no GPU '{name}'; torch finds {torch.cuda.device_count()} here.")
-    if device.type == "mps" and not has_mps:
-        raise DeviceError("The device 'mps' was asked for, but this is no Mac with Metal; use cpu or auto.")
-    return device
-
-
-def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype of that name; "auto" is bfloat16 where the device is fast in it, else float32."""
-    if isinstance(name, torch.dtype):
-        if name in DTYPES.values():
-            return name
-    elif name == "auto":
-        return torch.bfloat16 if native_bfloat16(device) else torch.float32
-    elif name in DTYPES:
-        return DTYPES[name]
-    raise DeviceError(f"Unknown precision '{name}'; choose auto, {', '.join(DTYPES)}.")
 
 
 class FaithEIRPipeline:

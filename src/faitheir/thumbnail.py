@@ -18,7 +18,8 @@ from PIL import Image, PngImagePlugin
 
 from faitheir import images
 from faitheir.errors import ImageError, ThumbnailError
-from faitheir.images import PathLike, Picture
+from faitheir.images import Picture
+from faitheir.storage import PathLike, open_file, write_atomic
 
 FORMAT_VERSION = 1
 ThumbnailFormat = Literal["png", "webp"]
@@ -141,7 +142,7 @@ class Thumbnail:
         suffix = Path(path).suffix[1:].lower()
         if suffix not in get_args(ThumbnailFormat):
             raise ThumbnailError(f"{path} cannot be written: end a thumbnail's name in .png or .webp.")
-        images.write_atomic(path, self.encode(suffix))  # type: ignore[arg-type]  # narrowed above
+        write_atomic(path, self.encode(suffix))  # type: ignore[arg-type]  # narrowed above
 
     @classmethod
     def open(cls, path: PathLike) -> "Thumbnail":
@@ -149,7 +150,7 @@ class Thumbnail:
 
         ImageError if it is no readable picture, ThumbnailError if its metadata is wrong; both name the file.
         """
-        with images.open_file(path) as file:
+        with open_file(path) as file:
             return cls._read(file, os.fspath(path))
 
     @classmethod

@@ -5,7 +5,6 @@ peak is the model's and not that of whoever asks.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -18,9 +17,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from faitheir.devices import keep_freed_memory, peak_mib
 from faitheir.errors import ConfigError, EvaluationError
 from faitheir.images import Picture, resize_bicubic
-from faitheir.memory import keep_freed_memory
 from faitheir.models import (
     KNOWN_CONFIGS,
     ModelConfig,
@@ -160,19 +159,6 @@ def _measure(source: str, size: tuple[int, int], repeat: int, tile: int | None, 
         "loaded_mib": loaded,
         "random_weights": random,
     }
-
-
-def peak_mib(device: torch.device) -> float:
-    """The most memory this process held, in MiB: on the CPU its resident set, on a GPU what torch allocated there."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    # getrusage counts the parent's memory too, as it was when this process was started; the kernel's own mark does not.
-    status = Path("/proc/self/status")
-    if status.is_file():
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-        return int(fields["VmHWM"].split()[0]) / 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from faitheir import __version__
-from faitheir.errors import DeviceError, EvaluationError, FaithEIRError, ImageError, ModelError, reason
+from faitheir.devices import resolve_device
+from faitheir.errors import DeviceError, EvaluationError, FaithEIRError, ImageError, ModelError, StorageError, reason
 from faitheir.evaluation.distributions import FeatureExtractor, caution, fid, kid, load_inception
 from faitheir.evaluation.lattice import error_spectra, lattice
 from faitheir.evaluation.measures import NETWORKS, PictureMetric, Weights, installed, picture_metric
@@ -23,7 +23,7 @@ from faitheir.evaluation.protocols import Protocol, find_protocol
 from faitheir.evaluation.results import Output, PictureResult, SystemKind, SystemResult, means
 from faitheir.evaluation.store import Store
 from faitheir.images import UInt8Array, bicubic_thumbnail, picture_size, read_picture
-from faitheir.pipeline import resolve_device
+from faitheir.version import __version__
 
 #: What is read off files and clocks, whatever metrics are asked for.
 FREE = ("thumbnail_bytes", "bytes", "bits_per_pixel", "seconds_down", "seconds_up")
@@ -161,7 +161,7 @@ def files_hash(originals: Mapping[str, Path]) -> str:
     def content(path: Path) -> str:
         try:
             return Store.hash(path)
-        except ImageError:
+        except (ImageError, StorageError):
             return "unreadable"
 
     return Store.key(*(f"{picture}\0{content(path)}" for picture, path in sorted(originals.items())))[:16]

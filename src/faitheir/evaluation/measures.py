@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from faitheir import __version__
 from faitheir.errors import EvaluationError, MissingDependencyError, ModelError
 from faitheir.evaluation.metrics import METRICS, psnr, ssim
 from faitheir.evaluation.protocols import Protocol, find_protocol
 from faitheir.features import feature_distance, load_feature_network, load_lpips, read_state
 from faitheir.images import UInt8Array
 from faitheir.models import weights_hash
+from faitheir.version import __version__
 
 #: By metric: the network whose weights it needs, under the name by which a local file of them is given.
 NETWORKS = {

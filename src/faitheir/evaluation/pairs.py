@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from faitheir.errors import ImageError, PairingError, ThumbnailError
+from faitheir.errors import ImageError, PairingError, StorageError, ThumbnailError
 from faitheir.evaluation.results import Output
 from faitheir.files import RESTORED_MARK, mark, picture_files, select_photographs, select_restored, select_thumbnails
 from faitheir.images import picture_size
@@ -46,7 +46,7 @@ def check_sizes(originals: Mapping[str, Path], found: Mapping[str, Path]) -> Non
     for name, path in found.items():
         try:
             sizes = picture_size(originals[name]), picture_size(path)
-        except ImageError:
+        except (ImageError, StorageError):
             continue
         if sizes[0] != sizes[1]:
             (w, h), (v, g) = sizes
@@ -70,7 +70,7 @@ def find_scale(originals: Mapping[str, Path], outputs: Mapping[str, Output]) -> 
         try:
             sizes = picture_size(originals[picture]), picture_size(output.thumbnail)
             info = Thumbnail.open(output.thumbnail).info
-        except (ImageError, ThumbnailError):
+        except (ImageError, StorageError, ThumbnailError):
             continue
         seen = True
         fitting &= fitting if info is None else {info.scale}
@@ -83,7 +83,7 @@ def _pictures(folder: Path) -> list[Path]:
         raise PairingError(f"{folder}: not a folder; give a folder of pictures.")
     try:
         return picture_files(folder)
-    except ImageError as error:
+    except (ImageError, StorageError) as error:
         raise PairingError(str(error)) from None
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from faitheir.config import from_dict, to_dict
 from faitheir.errors import ConfigError, EvaluationError
-from faitheir.images import write_atomic
+from faitheir.storage import write_atomic
 
 #: Of the JSON files; one that is newer than this is refused.
 RESULT_VERSION = 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from faitheir.images import open_file, write_atomic
+from faitheir.storage import open_file, write_atomic
 
 
 def file_hash(path: Path) -> str:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from faitheir.errors import ModelError
-from faitheir.images import write_atomic
+from faitheir.storage import write_atomic
 
 BEST_FILE = "best.json"
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from faitheir.config import from_dict
 from faitheir.errors import ConfigError
-from faitheir.features import FeatureName, TeacherName
+from faitheir.features import FeatureName
 from faitheir.models import ModelConfig
+from faitheir.training.teachers import TeacherName
 
 #: The side of the windows in which the loss ``regularity`` looks at texture, in pixels.
 REGULARITY_WINDOW = 64

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from faitheir.errors import ImageError
-from faitheir.images import Picture, decode_picture, is_picture_path, open_file
+from faitheir.errors import ImageError, StorageError
+from faitheir.images import Picture, decode_picture, is_picture_path
+from faitheir.storage import open_file
 from faitheir.training.config import DataConfig
 
 SHARD_SUFFIX = ".tar"
@@ -147,7 +148,7 @@ class CropDataset(Dataset[Tensor]):
         try:
             content = io.BytesIO(photograph.read())
             picture: Picture = decode_picture(content, photograph.name, enough=enough if drafting else None)
-        except ImageError as error:
+        except (ImageError, StorageError) as error:
             self.unreadable.add(photograph.name)
             if self.listing is not None:
                 with self.listing.open("a", encoding="utf-8") as file:

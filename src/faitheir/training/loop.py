@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from faitheir.config import to_dict
+from faitheir.devices import native_bfloat16, peak_mib, resolve_device
 from faitheir.errors import ConfigError, FaithEIRError, MissingDependencyError, TrainingStopped
-from faitheir.evaluation.complexity import peak_mib
-from faitheir.images import write_atomic
 from faitheir.models import (
     build_model,
     convert_state,
@@ -42,7 +41,7 @@ from faitheir.models import (
     stored_state,
 )
 from faitheir.nn.codec import FaithEIR, Reconstruction
-from faitheir.pipeline import native_bfloat16, resolve_device
+from faitheir.storage import write_atomic
 from faitheir.training.adversarial import Discriminators, enlarged_thumbnail
 from faitheir.training.card import model_card
 from faitheir.training.checkpoints import Best, checkpoints, leave_frozen_out, load_checkpoint, save_checkpoint

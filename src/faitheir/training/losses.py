@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faitheir.errors import ConfigError
-from faitheir.features import FeatureNetwork, feature_distance, load_feature_network, load_lpips, load_teacher
+from faitheir.features import FeatureNetwork, feature_distance, load_feature_network, load_lpips
 from faitheir.nn.codec import Reconstruction
 from faitheir.nn.precision import without_autocast
 from faitheir.training.config import REGULARITY_WINDOW, FeatureLossConfig, LossConfig
+from faitheir.training.teachers import load_teacher
 
 
 def bicubic_thumbnail(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -10,8 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from faitheir.errors import ConfigError, ImageError
-from faitheir.images import Picture, decode_picture, encode_picture, write_atomic
+from faitheir.errors import ConfigError, ImageError, StorageError
+from faitheir.images import Picture, decode_picture, encode_picture
+from faitheir.storage import write_atomic
 from faitheir.training.data import SHARD_SUFFIX, Photograph, find_training_photographs
 
 
@@ -66,7 +67,7 @@ def pack(
         for place, photograph in enumerate(progress([photographs[i] for i in order])):
             try:
                 files = list(_files(photograph, crop, crops, format, np.random.default_rng((seed, 1, place))))
-            except ImageError as error:
+            except (ImageError, StorageError) as error:
                 unreadable.append(str(error))
                 continue
             key = f"{place:08d}-{_plain(photograph)}"

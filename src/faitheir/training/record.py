@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 import faitheir
-from faitheir.images import read_picture, write_atomic
+from faitheir.images import read_picture
+from faitheir.storage import write_atomic
 
 LOG_FILE, ENVIRONMENT_FILE = "log.jsonl", "environment.json"
 

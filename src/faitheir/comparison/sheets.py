@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from faitheir.comparison.tables import metric, shown
 from faitheir.errors import EvaluationError
 from faitheir.evaluation.results import PictureResult, SystemResult
-from faitheir.evaluation.tables import metric, shown
 from faitheir.images import Picture, UInt8Array, read_picture
 
 _GAP, _FONT = 6, 13

@@ -11,17 +11,18 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from faitheir.comparison.codecs import CODECS, SEARCH, Codec, Coded, decode, encode, encode_reaching, encode_within
+from faitheir.comparison.produce import Made, Task, model_settings, model_work, produce
+from faitheir.devices import resolve_device
 from faitheir.errors import EvaluationError
-from faitheir.evaluation.codecs import CODECS, SEARCH, Codec, Coded, decode, encode, encode_reaching, encode_within
 from faitheir.evaluation.measures import PictureMetric, Weights, picture_metric
 from faitheir.evaluation.metrics import METRICS
 from faitheir.evaluation.pairs import pair
-from faitheir.evaluation.produce import Made, Task, model_settings, model_work, produce
 from faitheir.evaluation.results import Output, SystemKind
 from faitheir.evaluation.store import Store
 from faitheir.images import Picture, UInt8Array, pad_to_multiple, read_picture, write_picture
 from faitheir.models import find_model, read_config
-from faitheir.pipeline import FaithEIRPipeline, resolve_device
+from faitheir.pipeline import FaithEIRPipeline
 from faitheir.thumbnail import Thumbnail
 
 RESAMPLINGS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}

@@ -18,13 +18,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from faitheir import __version__
-from faitheir.errors import EvaluationError, ImageError, MissingDependencyError
-from faitheir.evaluation.plots import inline_svg
+from faitheir.comparison.plots import inline_svg
+from faitheir.comparison.sheets import busiest
+from faitheir.comparison.tables import metric, metrics_of, shown, tabulate, to_html
+from faitheir.errors import EvaluationError, ImageError, MissingDependencyError, StorageError
 from faitheir.evaluation.results import PictureResult, SystemResult
-from faitheir.evaluation.sheets import busiest
-from faitheir.evaluation.tables import metric, metrics_of, shown, tabulate, to_html
-from faitheir.images import Picture, UInt8Array, encode_picture, read_picture, resize_bicubic, write_atomic
+from faitheir.images import Picture, UInt8Array, encode_picture, read_picture, resize_bicubic
+from faitheir.storage import write_atomic
+from faitheir.version import __version__
 
 #: Of the pictures in a report, as WebP.
 QUALITY = 90
@@ -84,7 +85,7 @@ def write_report(
 
 
 def _page(name: str) -> str:
-    return (resources.files("faitheir.evaluation") / "page" / name).read_text(encoding="utf-8")
+    return (resources.files("faitheir.comparison") / "page" / name).read_text(encoding="utf-8")
 
 
 def _count(number: int, noun: str) -> str:
@@ -132,7 +133,7 @@ def _pictures(
         found = [pictures.get(name) for pictures in named]
         try:
             entry = _embed(name, found, measured)
-        except ImageError as error:
+        except (ImageError, StorageError) as error:
             left[name] = str(error)
             continue
         spent += len(json.dumps(entry))
@@ -190,7 +191,7 @@ def _embed(name: str, found: Sequence[PictureResult | None], measured: Sequence[
         if picture.thumbnail is not None:
             try:
                 entry["thumbnails"][index] = _thumbnail(read_picture(picture.thumbnail), original, result.scale)
-            except ImageError as error:
+            except (ImageError, StorageError) as error:
                 entry["notes"][index] = str(error)
         try:
             if picture.restored is None:
@@ -199,7 +200,7 @@ def _embed(name: str, found: Sequence[PictureResult | None], measured: Sequence[
             if restored.rgb.shape != original.rgb.shape:
                 raise ImageError(f"{picture.restored} is not of the size of {path}.")
             entry["restored"][index] = _source(restored.rgb[top : top + height, left : left + width])
-        except ImageError as error:
+        except (ImageError, StorageError) as error:
             entry["notes"][index] = str(error)
     return entry
 

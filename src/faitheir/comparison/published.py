@@ -51,7 +51,7 @@ def published_table(number: int) -> PublishedTable:
     if number not in TABLES:
         raise EvaluationError(f"The paper has no Table {number}; choose one of 1 to {TABLES[-1]}.")
     name = f"table{number}.json"
-    text = (resources.files("faitheir") / "evaluation" / "published" / name).read_text(encoding="utf-8")
+    text = (resources.files("faitheir") / "comparison" / "published" / name).read_text(encoding="utf-8")
     return from_dict(PublishedTable, json.loads(text), where=name)
 
 

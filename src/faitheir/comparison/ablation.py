@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from faitheir.comparison.methods import Spec
+from faitheir.comparison.published import published_results, published_table
+from faitheir.comparison.tables import summary_csv, tabulate, to_latex, to_markdown
 from faitheir.errors import EvaluationError
-from faitheir.evaluation.methods import Spec
-from faitheir.evaluation.published import published_results, published_table
 from faitheir.evaluation.results import SystemResult
-from faitheir.evaluation.tables import summary_csv, tabulate, to_latex, to_markdown
-from faitheir.images import write_atomic
 from faitheir.models import CONFIG_FILE, ModelConfig, read_config
+from faitheir.storage import write_atomic
 
 #: The columns of the paper's Tables 2 and 3, with both networks of LPIPS since it does not name one.
 ABLATION_METRICS = {

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from faitheir.comparison.tables import COSTS, metric, metrics_of
 from faitheir.errors import EvaluationError, MissingDependencyError
 from faitheir.evaluation.results import SystemResult
-from faitheir.evaluation.tables import COSTS, metric, metrics_of
-from faitheir.images import write_atomic
+from faitheir.storage import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ from typing import Literal
 from faitheir.errors import EvaluationError
 from faitheir.evaluation.metrics import METRICS, Metric
 from faitheir.evaluation.results import SystemResult
-from faitheir.images import write_atomic
+from faitheir.storage import write_atomic
 
 Mark = Literal["best", "second"]
 

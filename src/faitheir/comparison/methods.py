@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from faitheir.errors import EvaluationError
-from faitheir.evaluation.codecs import CODECS
-from faitheir.evaluation.peers import Command, SuperResolution
-from faitheir.evaluation.systems import (
+from faitheir.comparison.codecs import CODECS
+from faitheir.comparison.peers import Command, SuperResolution
+from faitheir.comparison.systems import (
     BYTES,
     BYTES_REDUCED,
     HELD_TO,
@@ -35,6 +34,7 @@ from faitheir.evaluation.systems import (
     System,
     Target,
 )
+from faitheir.errors import EvaluationError
 from faitheir.models import KNOWN_CONFIGS, embedded_models
 
 SpecKind = Literal["model", "resampling", "codec", "sr", "cmd", "restored"]

@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from faitheir.comparison.methods import Spec, open_method
+from faitheir.comparison.plots import write_plots
+from faitheir.comparison.report import write_report
+from faitheir.comparison.systems import CodecSystem, ModelSystem, Setting, System, Target
+from faitheir.comparison.tables import write_tables
 from faitheir.errors import EvaluationError, FaithEIRError
 from faitheir.evaluation.evaluate import evaluate
-from faitheir.evaluation.methods import Spec, open_method
 from faitheir.evaluation.pairs import list_originals
-from faitheir.evaluation.plots import write_plots
-from faitheir.evaluation.report import write_report
 from faitheir.evaluation.results import Output, SystemResult, file_stem, write_result
 from faitheir.evaluation.store import Store
-from faitheir.evaluation.systems import CodecSystem, ModelSystem, Setting, System, Target
-from faitheir.evaluation.tables import write_tables
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from faitheir.comparison.produce import Task
+from faitheir.comparison.systems import Setting, Thumbnails
+from faitheir.devices import resolve_device
 from faitheir.errors import EvaluationError, MissingDependencyError, ModelError, one_line
-from faitheir.evaluation.produce import Task
 from faitheir.evaluation.results import Output, SystemKind
 from faitheir.evaluation.store import Store, file_hash
-from faitheir.evaluation.systems import Setting, Thumbnails
 from faitheir.files import picture_files
 from faitheir.images import Picture, UInt8Array, read_picture, resize_bicubic, write_picture
-from faitheir.pipeline import resolve_device
 from faitheir.tiling import Float32Array, process_tiles
 
 #: Super-resolution networks see tiles of this many pixels of what they enlarge, overlapping by the second number.

@@ -1,0 +1,1 @@
+"""Rivals made, and everything side by side: systems, tables, plots, sheets and the report."""
