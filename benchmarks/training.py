@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import save_file
 
-from faitheir.cli import _toml_value
+from faitheir.cli.train import toml_value
 from faitheir.evaluation.complexity import peak_mib
 from faitheir.pipeline import resolve_device
 from faitheir.training.config import load_train_config
@@ -57,7 +57,7 @@ def main() -> None:
         overrides |= {"data.train": str(folder / "photos"), "run": str(folder / "run"), "tensorboard": False}
         overrides |= {"steps": args.steps, "log_every": 1, "val_every": 0, "save_every": args.steps}
         overrides |= {"batch": args.batch} if args.batch else {}
-        overrides |= {key: _toml_value(value) for key, _, value in (setting.partition("=") for setting in args.set)}
+        overrides |= {key: toml_value(value) for key, _, value in (setting.partition("=") for setting in args.set)}
         config = load_train_config(args.config, overrides)
         peaks: list[float] = []
         device = resolve_device("auto")

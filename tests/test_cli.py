@@ -21,8 +21,9 @@ from PIL import Image, PngImagePlugin
 
 from command import call, names, ok, refused
 from conftest import save_tiny_model
-from faitheir import devices, files, jobs, models
-from faitheir.cli import _toml_value
+from faitheir import devices, files, models
+from faitheir.cli import jobs
+from faitheir.cli.train import toml_value
 from faitheir.models import WEIGHTS_FILE
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.thumbnail import Thumbnail
@@ -718,7 +719,7 @@ def test_info_goes_on_after_a_failure(tiny_model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_toml_value(text: str, value: object) -> None:
-    assert _toml_value(text) == value
+    assert toml_value(text) == value
 
 
 def test_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

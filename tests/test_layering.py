@@ -19,7 +19,6 @@ LAYERS = [
     {"pipeline"},
     {"evaluation"},
     {"comparison", "training"},
-    {"jobs"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,183 @@
+"""`faitheir info`: what models and thumbnails are, and what models cost."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faitheir.cli.jobs import PlanError, about, find_inputs, printable
+from faitheir.cli.options import EPILOG, compute_options, recursive_option, show_error
+from faitheir.errors import ModelError, reason
+from faitheir.files import select_thumbnails
+from faitheir.thumbnail import Thumbnail
+
+if TYPE_CHECKING:
+    from faitheir.models import ModelConfig
+
+
+@click.command(epilog=EPILOG)
+@click.argument("targets", nargs=-1)
+@recursive_option
+@click.option(
+    "--complexity",
+    is_flag=True,
+    help="Measure models instead: seconds down and up, parameters, multiply-accumulates, peak memory.",
+)
+@click.option("--size", metavar="WxH", help="With --complexity: of the picture, in pixels. [default: 2040x1356]")
+@compute_options(dtype="float32")
+def info(targets: tuple[str, ...], recursive: bool, complexity: bool, size: str | None, **options: Any) -> None:
+    """Describe models and thumbnails, or list the models known.
+
+    TARGETS are names of models, Hub ids owner/name, folders of a model, thumbnail files, and folders of
+    thumbnails; without any, the known models are listed. A known model whose weights are not here, such as
+    turbo-x16, is described without downloading anything.
+
+    With --complexity TARGETS are models, each measured in a process of its own; --device, --dtype, --tile and
+    --base are for that.
+    """
+    if complexity:
+        _measure_complexity(targets, size or "2040x1356", options)
+        return
+    if size is not None:
+        raise PlanError("--size is for --complexity.")
+    if not targets:
+        click.echo(_list_models())
+    failed = False
+    for index, target in enumerate(targets):
+        try:
+            for part in _describe(target, recursive):
+                click.echo(printable(part))
+        except Exception as error:  # one target's failure does not stop the rest
+            show_error(about(Path(target), reason(error)))
+            failed = True
+        if index < len(targets) - 1:
+            click.echo()
+    if failed:
+        click.get_current_context().exit(1)
+
+
+def _measure_complexity(targets: Sequence[str], size: str, options: dict[str, Any]) -> None:
+    """Print a row for each model, in the form of the paper's Table 4."""
+    width, times, height = size.lower().partition("x")
+    if not (times and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise PlanError(f"--size {size} is not WIDTHxHEIGHT, such as 2040x1356.")
+    if not targets:
+        raise PlanError("name the models to measure, such as nano-x16.")
+
+    from faitheir.evaluation.complexity import complexity
+
+    rows, notes = [], []
+    for target in targets:
+        found = complexity(target, (int(width), int(height)), **options)
+        rows.append(
+            f"| {found.model} | {found.seconds_down:.4f} | {found.seconds_up:.4f} | {found.parameters / 1e6:,.2f} | "
+            f"{found.macs_down / 1e9:,.1f} | {found.macs_up / 1e9:,.1f} | {found.peak_mib:,.0f} |"
+        )
+        if found.random_weights:
+            notes.append(f"{found.model}: its weights are not here; random ones took their place.")
+    where = (
+        "allocated on the GPU" if found.device not in ("cpu", "mps") else "of the process, Python and torch included"
+    )
+    click.echo(f"One picture of {width} x {height} pixels; {found.device}, {found.dtype}; the best of two runs.\n")
+    click.echo("| model | down, s | up, s | parameters, M | MACs down, G | MACs up, G | peak memory, MiB |")
+    click.echo("| --- | --- | --- | --- | --- | --- | --- |")
+    click.echo("\n".join(printable(row) for row in rows))
+    click.echo(
+        f"\nMACs: of convolutions, matrix products and attention, for the whole picture at once, without the overlap "
+        f"of tiles. Peak memory: {where}."
+    )
+    for note in notes:
+        click.echo(printable(note))
+
+
+def _list_models() -> str:
+    from faitheir.models import DEFAULT_MODEL, KNOWN_CONFIGS, embedded_models, find_model, read_config
+
+    embedded = embedded_models()
+    configs = KNOWN_CONFIGS | {name: read_config(find_model(name)) for name in embedded}
+    lines = []
+    for name, config in sorted(configs.items()):
+        where = "embedded in this package" if name in embedded else "known, its weights are not in this package"
+        default = ", the default" if name == DEFAULT_MODEL else ""
+        lines.append(f"{name:<12}  scale {config.codec.scale:<3}  {config.backbone.kind:<6}  {where}{default}")
+    return "\n".join(lines)
+
+
+def _describe(target: str, recursive: bool) -> Iterable[str]:
+    from faitheir.models import (
+        CONFIG_FILE,
+        KNOWN_CONFIGS,
+        WEIGHTS_FILE,
+        check_state,
+        embedded_models,
+        find_model,
+        meta_model,
+        read_config,
+        read_weights,
+        weights_hash,
+    )
+
+    path = Path(target)
+    embedded = target in embedded_models()
+    if not embedded and path.is_file():
+        yield _describe_thumbnail(path)
+    elif not embedded and path.is_dir() and not (path / CONFIG_FILE).exists():
+        try:
+            found = find_inputs([path], recursive=recursive, select=select_thumbnails)
+        except PlanError:
+            raise ModelError(f"{path} has neither a model ({CONFIG_FILE}) nor pictures in it.") from None
+        yield "\n\n".join(_describe_thumbnail(item.path) for item in found)
+    elif not embedded and not path.is_dir() and target in KNOWN_CONFIGS:
+        yield _describe_model(KNOWN_CONFIGS[target], "known configuration, its weights are not in this package")
+    else:
+        folder = find_model(target)
+        config = read_config(folder)
+        state = read_weights(folder)
+        check_state(meta_model(config), state, str(folder / WEIGHTS_FILE))
+        yield _describe_model(config, str(folder), weights_hash(state))
+
+
+def _describe_model(config: "ModelConfig", where: str, weights: str | None = None) -> str:
+    from faitheir.config import to_dict
+    from faitheir.models import parameter_table
+
+    rows = [("model", config.name), ("found", where)]
+    rows += [("weights", weights)] if weights else []
+    for options in (to_dict(config.codec), to_dict(config.backbone)):
+        # Whole configurations inside (turbo's networks) are in config.json for those who want them.
+        shown = {"backbone" if k == "kind" else k: v for k, v in options.items() if not isinstance(v, dict)}
+        rows += [(name, v if isinstance(v, str) else json.dumps(v)) for name, v in shown.items()]
+    lines = [f"{name:<18}{value}" for name, value in rows]
+    table = parameter_table(config)
+    table |= {"Total": sum(table.values())}
+    lines += ["", f"{'Parameters':<30}"]
+    lines += [f"  {name:<28}{count / 1e6:>10.3f} M  ({count:,})" for name, count in table.items()]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _describe_thumbnail(path: Path) -> str:
+    from faitheir.models import embedded_models, find_model, read_weights, weights_hash
+
+    thumbnail = Thumbnail.open(path)
+    picture, size = thumbnail.picture, path.stat().st_size
+    rows = [("thumbnail", str(path)), ("size", f"{picture.width} x {picture.height} pixels"), ("bytes", f"{size:,}")]
+    if (made := thumbnail.info) is None:
+        rows.append(("metadata", "none of FaithEIR's: stripped, or another program's picture"))
+    else:
+        if made.model not in embedded_models():
+            here = "not in this package; restore with --model"
+        elif weights_hash(read_weights(find_model(made.model))) == made.weights:
+            here = "in this package, with the same weights"
+        else:
+            here = "in this package, but with other weights: it will not restore this faithfully"
+        rows += [
+            ("original size", f"{made.width} x {made.height} pixels"),
+            ("scale", str(made.scale)),
+            ("bits per pixel", f"{size * 8 / (made.width * made.height):.4f}"),
+            ("model", f"{made.model} ({here})"),
+            ("weights", made.weights),
+            ("format version", str(made.format_version)),
+        ]
+    return "\n".join(f"{name:<18}{value}" for name, value in rows)

@@ -1,0 +1,405 @@
+"""`faitheir evaluate`, `compare` and `report`: figures, tables and plots of what was restored."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faitheir.cli.jobs import PlanError, printable
+from faitheir.cli.options import EPILOG, compute_options, fidelity_option, show_error, stack
+from faitheir.errors import one_line
+from faitheir.images import write_picture
+
+if TYPE_CHECKING:
+    from faitheir.comparison.compare import Measuring
+    from faitheir.comparison.systems import Setting
+    from faitheir.evaluation.results import SystemResult
+
+
+_measure_options = stack(
+    click.option(
+        "--protocol",
+        default="paper",
+        show_default=True,
+        help="paper, hific-256, luma, or luma-N for another border; docs/evaluation.md describes them.",
+    ),
+    click.option("--metrics", metavar="NAME,...", help="Only these, such as psnr,ssim,fid. [default: the protocol's]"),
+    click.option(
+        "--weights",
+        metavar="NETWORK=PATH",
+        multiple=True,
+        help="A local file of a metric's network (alexnet, vgg16, inception, musiq, squeezenet), which its library "
+        "would fetch otherwise. May be given several times.",
+    ),
+    click.option(
+        "--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Patches measured at once."
+    ),
+    click.option(
+        "--thumbnail-format",
+        "thumbnail_suffix",
+        type=click.Choice(["webp", "png"]),
+        default="webp",
+        show_default=True,
+        help="Of the thumbnails that are made; both are lossless.",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=click.Path(readable=False, path_type=Path),
+        default=Path("evaluation"),
+        show_default=True,
+        help="For results, tables, plots, report and what is computed on the way; a run that stopped goes on there.",
+    ),
+)
+
+_table_options = stack(
+    click.option(
+        "--published",
+        metavar="DATASET",
+        help="Show the paper's figures for it (DIV2K-val, LSDIR-val, CLIC2020), too: published, not measured.",
+    ),
+    click.option(
+        "--pictures",
+        type=click.IntRange(min=1),
+        default=24,
+        show_default=True,
+        help="At most so many photographs are put into the report.",
+    ),
+)
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "--hr", metavar="DIR", required=True, type=click.Path(path_type=Path), help="The originals, as photographs."
+)
+@click.option("--model", metavar="MODEL", help="Measure this: an embedded model, a model's folder, or a Hub id.")
+@click.option(
+    "--restored",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Measure these instead: what any program restored, by the names of the originals.",
+)
+@click.option(
+    "--thumbnails", metavar="DIR", type=click.Path(path_type=Path), help="With --restored: what it came from."
+)
+@click.option("--name", help="What tables call the system. [default: the model's name, or the folder's]")
+@click.option(
+    "--scale",
+    type=click.IntRange(2, 256),
+    help="With --restored: that of the thumbnails, where it cannot be told from them.",
+)
+@_measure_options
+@_table_options
+@fidelity_option
+@compute_options(dtype="float32")
+def evaluate(
+    hr: Path,
+    model: str | None,
+    restored: Path | None,
+    thumbnails: Path | None,
+    name: str | None,
+    scale: int | None,
+    published: str | None,
+    pictures: int,
+    output: Path,
+    fidelity: float,
+    **options: Any,
+) -> None:
+    """Measure a model, or what any program restored, against the originals.
+
+    A model is measured through its thumbnail files. Restored pictures pair with the originals by their names
+    without suffix, and must be of their size. Results go to DIR/NAME.json, and into tables, plots and a report
+    with the other systems measured there before.
+    """
+    if (model is None) == (restored is None):
+        raise PlanError("give either --model, or --restored with a folder of restored pictures.")
+    if model is None and fidelity:
+        raise PlanError("--fidelity is for --model; restored pictures are measured as they are.")
+    if model is not None and (thumbnails is not None or scale is not None):
+        raise PlanError("--thumbnails and --scale are for --restored; a model makes its thumbnails itself.")
+
+    from faitheir.comparison.compare import compare, write_comparison
+    from faitheir.comparison.methods import Spec
+    from faitheir.errors import EvaluationError
+    from faitheir.evaluation.results import file_stem, read_results
+
+    folders = ":".join(str(path) for path in (restored, thumbnails) if path is not None)
+    if model is not None:
+        spec = Spec("model", model, label=name, fidelity=fidelity)
+    else:
+        spec = Spec("restored", folders, label=name)
+    setting, measuring = _measuring(**options)
+    try:
+        rows = _published(published)
+        _check_output(output)
+        if restored is not None:
+            _check_name(output / f"{file_stem(name or restored.name)}.json", str(restored))
+        (result,) = compare(hr, [spec], output, setting=setting, scale=scale, measuring=measuring)
+    except EvaluationError as error:
+        raise PlanError(str(error)) from None
+    click.echo("\n".join(printable(line) for line in _result_lines(result)))
+    results, title = read_results(output), f"FaithEIR: {output.absolute().name}"
+    rows = _of_scales(rows, results)
+    files, problems = write_comparison(output, [*results, *rows], title=title, pictures=pictures)
+    _conclude([result], [output / f"{file_stem(result.system)}.json", *files], problems)
+
+
+def _measuring(
+    protocol: str, metrics: str | None, weights: tuple[str, ...], batch: int, thumbnail_suffix: str, **compute: Any
+) -> "tuple[Setting, Measuring]":
+    """What `_measure_options` and `compute_options` say."""
+    from faitheir.comparison.compare import Measuring
+    from faitheir.comparison.systems import Setting
+    from faitheir.errors import EvaluationError
+    from faitheir.evaluation.evaluate import check_request
+
+    files = {}
+    for text in weights:
+        network, equals, path = text.partition("=")
+        if not (equals and network and path):
+            raise PlanError(f"--weights {text} is not NETWORK=PATH, such as --weights vgg16=vgg16.pth.")
+        files[network] = Path(path)
+    names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+    try:
+        check_request(protocol, names, files)
+    except EvaluationError as error:
+        raise PlanError(str(error)) from None
+    setting = Setting(protocol=protocol, weights=files, suffix=f".{thumbnail_suffix}", **compute)
+    return setting, Measuring(names, batch)
+
+
+def _published(dataset: str | None) -> "list[SystemResult]":
+    """The paper's rows for a data set; EvaluationError for one that it has not."""
+    from faitheir.comparison.published import published_results
+
+    return [] if dataset is None else published_results(1, dataset=dataset)
+
+
+def _of_scales(rows: "list[SystemResult]", results: "Sequence[SystemResult]") -> "list[SystemResult]":
+    """The rows at the scales that were measured; all of them where there is none."""
+    scales = {result.scale for result in results}
+    return [row for row in rows if row.scale in scales] or rows
+
+
+def _check_name(path: Path, folder: str) -> None:
+    """PlanError where the result of another folder of that name would be replaced."""
+    from faitheir.evaluation.results import read_result
+
+    if path.is_file() and (other := read_result(path).about.get("folder", folder)) != folder:
+        raise PlanError(f"{path} is the result of {other}; give {folder} another name with --name.")
+
+
+def _check_output(output: Path) -> None:
+    """PlanError where nothing could be written; creates the folder otherwise."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlanError(f"{output} cannot be written to ({error.strerror}); choose another with -o.") from None
+
+
+def _result_lines(result: "SystemResult") -> Iterable[str]:
+    """A system's means, with what must be known to read them."""
+    from faitheir.evaluation.metrics import METRICS
+
+    yield f"{result.system}: means of {len(result.pictures)} pictures, protocol {result.protocol}"
+    for key, metric in METRICS.items():
+        if key in result.summary:
+            value = f"{result.summary[key]:,.{metric.digits}f} {metric.unit}".strip()
+        elif key in result.missing:
+            value = f"missing: {result.missing[key]}"
+        else:
+            continue
+        caution = f"   ({result.warnings[key]})" if key in result.warnings else ""
+        yield f"  {metric.label:<20} {value}{caution}"
+
+
+def _conclude(results: "Sequence[SystemResult]", files: Sequence[Path], problems: Sequence[str]) -> None:
+    """Say where everything is and what failed; exit with 1 where a picture did."""
+    for path in files:
+        click.echo(printable(f"written: {path}"))
+    for problem in problems:
+        click.echo(printable(f"faitheir: warning: {one_line(problem)}"), err=True)
+    failed = [(result.system, picture) for result in results for picture in result.pictures if picture.error]
+    for system, picture in failed:
+        show_error(f"{system}, {picture.picture}: {picture.error}")
+    if failed:
+        click.get_current_context().exit(1)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("systems", nargs=-1)
+@click.option(
+    "--hr", metavar="DIR", required=True, type=click.Path(path_type=Path), help="The originals, as photographs."
+)
+@click.option(
+    "--methods",
+    metavar="SYSTEM,...",
+    multiple=True,
+    help="Systems to compare, as the arguments are; the two add up.",
+)
+@click.option(
+    "--scale",
+    type=click.IntRange(2, 256),
+    help="Of thumbnails that are not a model's. [default: the target's, or 16]",
+)
+@click.option(
+    "--target", metavar="NAME", help="The system whose bytes and values codecs are held to. [default: the first model]"
+)
+@click.option(
+    "--ablation",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Compare the trained runs in this folder instead, as the paper's Tables 2 and 3 do.",
+)
+@_measure_options
+@_table_options
+@compute_options(dtype="float32")
+def compare(
+    systems: tuple[str, ...],
+    hr: Path,
+    methods: tuple[str, ...],
+    scale: int | None,
+    target: str | None,
+    published: str | None,
+    ablation: Path | None,
+    pictures: int,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Compare systems over the same photographs, under one protocol, in one table.
+
+    SYSTEMS, separated by spaces or commas; NAME= before one is what tables are to call it:
+
+    \b
+    nano-x16, model:FOLDER          a model, through its thumbnail file
+    nano-x16@1, model:FOLDER@1      the same, restored at that fidelity, 0 to 1
+    bicubic, lanczos                a thumbnail made and enlarged by Pillow
+    jpeg, jpeg@bytes                jpeg, webp, avif or jpegxl in at most the bytes of the
+                                    target's file; reduced first where it cannot go so low
+    jpeg@bytes-reduced              the same, reduced first wherever that is better
+    jpeg@psnr                       in the fewest bytes that reach the target's value of
+                                    psnr, ssim, lpips_alex, lpips_vgg, dists or
+                                    squeezenet_distance
+    sr:CHECKPOINT                   a super-resolution network over a bicubic thumbnail
+    cmd:'PROGRAM {input} {output}'  a program over a folder of bicubic thumbnails
+    restored:DIR[:THUMBNAILS]       what another program left already
+
+    All files that are made, results, tables, plots and a report go into the folder of -o; a run that stopped
+    goes on there. docs/peers.md has recipes for other people's systems.
+    """  # noqa: D301 (click wants the character)
+    if (ablation is None) == (not systems and not methods):
+        raise PlanError("name the systems to compare (--methods nano-x16,bicubic,jpeg@bytes), or give --ablation.")
+    from faitheir.comparison.ablation import ABLATION_METRICS, ablation_runs, ablation_tables, write_ablation
+    from faitheir.comparison.compare import compare as run_comparison
+    from faitheir.comparison.compare import write_comparison
+    from faitheir.comparison.methods import parse_methods
+    from faitheir.comparison.tables import tabulate, to_markdown
+    from faitheir.errors import EvaluationError
+    from faitheir.evaluation.results import file_stem
+
+    setting, measuring = _measuring(**options)
+    try:
+        runs = [] if ablation is None else ablation_runs(ablation)
+        specs = [run.spec for run in runs] or parse_methods([*methods, *systems])
+        if runs and measuring.metrics is None:
+            measuring = replace(measuring, metrics=[name for name in ABLATION_METRICS[3] if name != "lpips"])
+        rows = _published(published)
+        _check_output(output)
+        results = run_comparison(
+            hr,
+            specs,
+            output,
+            setting=setting,
+            scale=scale,
+            target=target,
+            measuring=measuring,
+            done=lambda result: click.echo(printable(f"measured: {result.system}")),
+        )
+    except EvaluationError as error:
+        raise PlanError(str(error)) from None
+    rows = _of_scales(rows, results)
+    title = f"FaithEIR: {hr.absolute().name}"
+    files, problems = write_comparison(output, [*results, *rows], title=title, pictures=pictures)
+    tables = ablation_tables(runs, results) if runs else {}
+    files = [output / f"{file_stem(result.system)}.json" for result in results] + files + write_ablation(output, tables)
+    for number, shown in (tables or {0: [*results, *rows]}).items():
+        click.echo(printable(to_markdown(tabulate(shown, ABLATION_METRICS.get(number), title))))
+    _conclude(results, files, problems)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    required=True,
+    type=click.Path(readable=False, path_type=Path),
+    help="For tables, plots and the report.",
+)
+@click.option("--metrics", metavar="NAME,...", help="Only these, in this order. [default: all that were measured]")
+@click.option("--title", default="FaithEIR: comparison", show_default=True)
+@click.option(
+    "--crop",
+    "crops",
+    metavar="PICTURE[@X,Y]",
+    multiple=True,
+    help="Draw a sheet of crops, too, with a row for this photograph: its part from (X, Y), or the one with the "
+    "strongest edges. May be given several times.",
+)
+@click.option("--crop-size", type=click.IntRange(16, 1024), default=128, show_default=True, help="In pixels.")
+@_table_options
+def report(
+    results: tuple[Path, ...],
+    output: Path,
+    metrics: str | None,
+    title: str,
+    crops: tuple[str, ...],
+    crop_size: int,
+    published: str | None,
+    pictures: int,
+) -> None:
+    """Write tables, plots and the report of what was measured before, without measuring anything.
+
+    RESULTS are the JSON files of `faitheir evaluate` and `faitheir compare`, in the order of the tables, and
+    folders of them. The photographs and what came back of them are read from where they were then.
+    """
+    from faitheir.comparison.compare import write_comparison
+    from faitheir.comparison.sheets import crop_sheet
+    from faitheir.comparison.tables import metrics_of
+    from faitheir.errors import EvaluationError
+    from faitheir.evaluation.results import read_result
+
+    try:
+        sources: dict[Path, Path] = {}
+        for path in results:
+            for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+                sources.setdefault(file.resolve(), file)  # one that is named to come first may be in a folder, too
+        found = [read_result(file) for file in sources.values()]
+        if not found:
+            raise PlanError(f"{results[0]} has no results (*.json) in it; give the folder of -o of `faitheir compare`.")
+        rows = [*found, *_of_scales(_published(published), found)]
+        names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+        metrics_of(rows, names)
+        _check_output(output)
+        places = dict(_crop_place(text) for text in crops)
+        sheet = crop_sheet(found, places, size=crop_size) if places else None
+    except EvaluationError as error:
+        raise PlanError(str(error)) from None
+    files, problems = write_comparison(output, rows, metrics=names, title=title, pictures=pictures)
+    if sheet is not None:
+        files.append(output / "crops.png")
+        write_picture(files[-1], sheet)
+    _conclude([], files, problems)
+
+
+def _crop_place(text: str) -> tuple[str, tuple[int, int] | None]:
+    """The photograph and the place that --crop names; a name may have an @ in it."""
+    name, at, place = text.rpartition("@")
+    numbers = place.split(",")
+    if at and len(numbers) == 2 and all(number.strip().isdecimal() for number in numbers):
+        return name, (int(numbers[0]), int(numbers[1]))
+    return text, None

@@ -1,0 +1,123 @@
+"""`faitheir train` and `faitheir data`: training, and photographs prepared for it."""
+
+import os
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from faitheir.cli.jobs import PlanError
+from faitheir.cli.options import EPILOG
+
+
+@click.command(epilog=EPILOG)
+@click.argument(
+    "configs", metavar="CONFIG.toml...", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path)
+)
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change a setting, such as data.crop=128 or run=runs/other; a value is read as TOML where "
+    "it can be. May be given several times; counts for every CONFIG.",
+)
+@click.option(
+    "--init", metavar="MODEL", help="Start from this model: an embedded one, a folder, or a Hub id owner/name."
+)
+@click.option(
+    "--resume",
+    metavar="auto|CHECKPOINT",
+    help="auto: go on from the last checkpoint in the run's folder, if there is one; or from the one given.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Print what would be trained, memory and steps, take one step, write nothing."
+)
+def train(
+    configs: tuple[Path, ...], settings: tuple[str, ...], init: str | None, resume: str | None, dry_run: bool
+) -> None:
+    """Train as CONFIG.toml says, and print the finished model's folder.
+
+    Several configurations are stages: each starts from the model that the one before left. On several GPUs:
+    accelerate launch -m faitheir.training CONFIG.toml.
+    """
+    overrides = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not (equals and key.strip()):
+            raise PlanError(f"--set {setting} is not KEY=VALUE, such as --set data.crop=128.")
+        overrides[key.strip()] = toml_value(value.strip())
+
+    from faitheir.training.config import load_train_config
+    from faitheir.training.loop import train_stages
+
+    stages = [load_train_config(path, overrides) for path in configs]
+    if init is not None:
+        stages[0] = replace(stages[0], init=init)
+    finished = train_stages(stages, resume=resume, dry_run=dry_run, log=click.echo)
+    if finished is not None and os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
+        click.echo(finished)
+
+
+@click.group(epilog=EPILOG)
+def data() -> None:
+    """Prepare photographs for training."""
+
+
+@data.command(epilog=EPILOG)
+@click.argument("source", type=click.Path(readable=False))
+@click.option(
+    "-o", "--output", metavar="DIR", required=True, type=click.Path(readable=False, path_type=Path), help="For shards."
+)
+@click.option("--crop", metavar="PIXELS", type=click.IntRange(min=1), help="Pack random squares of this side instead.")
+@click.option("--crops", type=click.IntRange(min=1), default=1, show_default=True, help="Squares from each photograph.")
+@click.option(
+    "--format",
+    "suffix",
+    type=click.Choice(["webp", "png", "jpg"]),
+    default="webp",
+    show_default=True,
+    help="Of squares: webp and png lossless, jpg at quality 95.",
+)
+@click.option(
+    "--shard-mb", type=click.IntRange(min=1), default=500, show_default=True, help="Megabytes that a shard holds."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order, and the squares.")
+@click.option("--overwrite", is_flag=True, help="Replace shards that are there.")
+def pack(
+    source: str, output: Path, crop: int | None, crops: int, suffix: Any, shard_mb: int, seed: int, overwrite: bool
+) -> None:
+    """Pack photographs into WebDataset shards (tar files), shuffled.
+
+    SOURCE is a folder of photographs or shards, or a pattern of shards. The files go in as they are, or as random
+    squares with --crop. What cannot be read is left out and listed in DIR/unreadable.txt.
+    """
+    from tqdm import tqdm
+
+    from faitheir.training.pack import pack as pack_photographs
+
+    report = pack_photographs(
+        source,
+        output,
+        crop=crop,
+        crops=crops,
+        format=suffix,
+        shard_bytes=shard_mb * 1_000_000,
+        seed=seed,
+        overwrite=overwrite,
+        progress=lambda photographs: iter(tqdm(photographs, unit="photo", disable=None)),
+    )
+    click.echo(f"{report.members:,} pictures, {report.bytes:,} bytes, in {len(report.shards)} shard(s) in {output}")
+    if report.unreadable:
+        click.echo(f"{len(report.unreadable)} left out; {output / 'unreadable.txt'} says which and why")
+
+
+def toml_value(text: str) -> Any:
+    """The value that a line of TOML would give, or the text itself: names and paths need no quotes."""
+    try:
+        values = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return values["value"] if len(values) == 1 else text
