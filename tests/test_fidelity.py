@@ -1,5 +1,8 @@
 """The fidelity setting: one thumbnail, restored naturally, truly, or between."""
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,16 @@ from faitheir import FaithEIRPipeline
 from faitheir.backbones.pixels import PixelsConfig
 from faitheir.errors import ConfigError
 from faitheir.evaluation.results import file_stem, read_result
-from faitheir.models import ModelConfig, build_model, load_model, meta_model, parameter_table, save_model
+from faitheir.models import (
+    ModelConfig,
+    build_model,
+    load_model,
+    meta_model,
+    parameter_table,
+    save_model,
+    stored_state,
+    weights_hash,
+)
 from faitheir.nn.codec import FaithEIR
 from faitheir.training.loop import train, train_stages
 from recipes import Recipe, log_of, quiet
@@ -72,6 +84,72 @@ def test_it_interpolates_the_weights() -> None:
         else:
             assert name.startswith("encoder"), "everything that restores is moved"
     torch.testing.assert_close(plain.upscale(y), wanted, atol=1e-6, rtol=0)
+
+
+def test_one_pipeline_for_many_threads() -> None:
+    """Mixed strengths and sizes at once give the same bits as one after another, and the weights stay as they were."""
+    pipeline = FaithEIRPipeline(awake(), model_config(fidelity_rank=2))
+    before = weights_hash(stored_state(pipeline.model))
+    random = np.random.default_rng(0)
+    small = [random.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((1, 1), (2, 3), (3, 2), (4, 4))]
+    strengths = (0.0, 1.0, 0.25, 0.5, 0.75)  # more than are kept merged
+    calls = [(int(random.integers(4)), float(random.choice(strengths))) for _ in range(200)]
+
+    def restore(call: tuple[int, float]) -> np.ndarray:
+        out: np.ndarray = pipeline.upscale(small[call[0]], fidelity=call[1], output_type="np")
+        return out
+
+    one_by_one = {call: restore(call) for call in sorted(set(calls))}
+    with ThreadPoolExecutor(8) as pool:
+        for call, picture in zip(calls, pool.map(restore, calls), strict=True):
+            assert np.array_equal(picture, one_by_one[call]), call
+    assert weights_hash(stored_state(pipeline.model)) == before
+    assert all(np.array_equal(restore(call), picture) for call, picture in one_by_one.items())
+
+
+@torch.no_grad()
+def test_what_was_merged_follows_the_weights() -> None:
+    """Trained further, loaded, cast, copied or pickled: the picture is that of the weights as they are."""
+    model, y = awake(), picture(2, 3)
+
+    def agrees(changed: FaithEIR) -> bool:
+        fresh = awake()
+        fresh.backbone.to(next(changed.backbone.parameters()).dtype)
+        fresh.load_state_dict(changed.state_dict())
+        return torch.equal(changed.upscale(y, fidelity=0.5), fresh.upscale(y, fidelity=0.5))
+
+    first = model.upscale(y, fidelity=0.5)
+    assert model.fidelity is not None
+    model.fidelity.up["unet-conv_out-bias"].add_(0.1)
+    assert not torch.equal(model.upscale(y, fidelity=0.5), first)
+    assert agrees(model)
+    model.load_state_dict(awake().state_dict())
+    assert torch.equal(model.upscale(y, fidelity=0.5), first)
+    model.backbone.decoder.conv_in.weight.data = model.backbone.decoder.conv_in.weight * 2
+    assert agrees(model)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        twin.backbone.unet.conv_in.weight.zero_()
+        assert agrees(twin)
+        assert agrees(model)
+    before = model.upscale(y, fidelity=0.5)
+    model.backbone.to(torch.bfloat16)
+    assert agrees(model)
+    model.backbone.to(torch.float32)
+    assert agrees(model)
+    assert not torch.equal(model.upscale(y, fidelity=0.5), before), "rounded weights"
+
+
+def test_gradients_reach_the_offsets_and_nothing_else() -> None:
+    model = awake().requires_grad_(False)
+    assert model.fidelity is not None
+    model.fidelity.requires_grad_(True)
+    with torch.inference_mode():
+        model.upscale(picture(2, 3), fidelity=1.0)
+    for _ in range(2):
+        model(picture(1, 32, 32), fidelity=1.0).picture.mean().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("fidelity."), name
+    assert any(p.grad is not None and p.grad.any() for p in model.fidelity.parameters())
 
 
 def test_saved_and_loaded_in_half_precision_and_counted(tmp_path: Path) -> None:

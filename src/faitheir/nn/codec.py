@@ -7,16 +7,15 @@ upscale:    y, prior --inverse--> z_T --denoiser(., PSE(y))--> z_0 --VAE decoder
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from faitheir.errors import ConfigError
 from faitheir.nn.denoiser import TRAIN_TIMESTEPS, PredictionType, alpha_bar, one_step
 from faitheir.nn.embedder import Condition, make_embedder
-from faitheir.nn.fidelity import FidelityOffsets
+from faitheir.nn.fidelity import FidelityOffsets, MergedModules, with_weights
 from faitheir.nn.priors import make_prior
 from faitheir.nn.quantize import quantize_8bit, raw_to_unit, unit_to_raw
 from faitheir.nn.reversible import LR_CHANNELS, BlockKind, LatentRescaler, PyramidRescaler
@@ -42,15 +41,6 @@ class Backbone(nn.Module):
     window: int
     vae_parts: tuple[str, ...]
     fidelity_parts: tuple[str, ...] = ()
-
-    def forward(
-        self, z_t: Tensor, condition: Condition | None, abar: float, origin: tuple[int, int] = (0, 0)
-    ) -> Tensor:
-        """Noisy latent -> picture: one step of the denoiser at the noise level ``abar``, and ``decode``."""
-        dtype = next((p.dtype for p in self.parameters()), torch.float32)
-        cast = condition and Condition(condition.tokens.to(dtype), condition.grid)
-        z_0 = one_step(z_t, self.predict(z_t.to(dtype), cast), abar, self.prediction_type)
-        return self.decode(z_0.to(dtype), origin)
 
     def encode(self, x: Tensor) -> Tensor:
         """Picture (B, 3, H, W) in [0, 1] -> latent (B, C, H / stride, W / stride)."""
@@ -188,6 +178,7 @@ class FaithEIR(nn.Module):
         )
         self.abar = alpha_bar(config.timestep)
         self.fidelity: FidelityOffsets | None = None
+        self._merged: MergedModules[Backbone] = MergedModules()
         if config.fidelity_rank:
             if not backbone.fidelity_parts:
                 raise ConfigError("this backbone has no fidelity setting; set fidelity_rank to 0.")
@@ -248,19 +239,42 @@ class FaithEIR(nn.Module):
         if fidelity and self.fidelity is None:
             raise ConfigError("this model has no fidelity setting; leave fidelity out.")
 
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; what was merged for a fidelity is merged anew."""
+        self._merged.clear()
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        # Moved or cast as a whole: what was merged is not kept in the old place.
+        self._merged.clear()
+        return super()._apply(*args, **kwargs)  # type: ignore[no-any-return,no-untyped-call]
+
+    def _backbone_at(self, fidelity: float) -> Backbone:
+        """The backbone with ``fidelity`` of the offsets merged into its weights."""
+        if self.fidelity is None or not fidelity:
+            return self.backbone
+        offsets, weights = self.fidelity, self._restoring_weights()
+
+        def merge() -> Backbone:
+            return with_weights(self.backbone, offsets(weights, fidelity))
+
+        # With gradients, as in training, each pass needs a graph of its own.
+        if torch.is_grad_enabled():
+            return merge()
+        return self._merged.get(fidelity, (*weights.values(), *offsets.parameters()), merge)
+
     def _restore(
         self, y: Tensor, origin: tuple[int, int] = (0, 0), fidelity: float = 0.0
     ) -> tuple[Tensor, Condition | None]:
         self.check_fidelity(fidelity)
+        backbone, dtype = self._backbone_at(fidelity), self._backbone_dtype()
         raw = unit_to_raw(y, self.rescaler.gain)
         z_t = self.rescaler.inverse(raw, self.prior(raw.shape[0], *raw.shape[2:]))
-        condition = self.embedder(y)
+        condition: Condition | None = self.embedder(y)
+        prediction = backbone.predict(z_t.to(dtype), condition and condition.to(dtype))
+        z_0 = one_step(z_t, prediction, self.abar, backbone.prediction_type)
         rows, columns = (position * self.factor for position in origin)
-        inputs = (z_t, condition, self.abar, (rows, columns))
-        if self.fidelity is None or not fidelity:
-            return self.backbone(*inputs), condition
-        moved = self.fidelity(self._restoring_weights(), fidelity)
-        return functional_call(self.backbone, moved, inputs), condition
+        return backbone.decode(z_0.to(dtype), (rows, columns)), condition
 
     def forward(
         self, x: Tensor, fidelity: float = 0.0, between: Callable[[Tensor], Tensor] | None = None

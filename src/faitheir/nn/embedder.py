@@ -17,6 +17,10 @@ class Condition(NamedTuple):
     tokens: Tensor
     grid: tuple[int, int] | None
 
+    def to(self, dtype: torch.dtype) -> "Condition":
+        """The same, its tokens cast."""
+        return Condition(self.tokens.to(dtype), self.grid)
+
 
 class PixelSemanticEmbedder(nn.Module):
     """PSE: fully connected layers with ReLU on each thumbnail pixel, one token per pixel."""

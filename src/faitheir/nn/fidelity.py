@@ -1,10 +1,19 @@
 """The fidelity setting (ours, not the paper's): one model, two ways to restore the same thumbnail."""
 
+import copy
 import math
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+#: Strengths whose weights are kept merged: each costs the memory of what restores once more (nano: 34 MB).
+KEPT = 3
 
 
 class FidelityOffsets(nn.Module):
@@ -40,3 +49,49 @@ class FidelityOffsets(nn.Module):
                 offset = (offset @ self.down[key]).view(weight.shape)
             moved[name] = weight + (strength * offset).to(weight.dtype)
         return moved
+
+
+def with_weights(module: M, weights: Mapping[str, Tensor]) -> M:
+    """A copy of ``module`` that shares its tensors but for ``weights``, by name; gradients reach what they came from.
+
+    The module itself is not touched, so other threads may use it meanwhile.
+    """
+    shared = (*module.named_parameters(), *module.named_buffers())
+    # deepcopy takes what its memo holds in place of a copy.
+    return copy.deepcopy(module, {id(tensor): weights.get(name, tensor) for name, tensor in shared})
+
+
+class MergedModules(Generic[M]):
+    """The last ``KEPT`` modules that were merged, by strength; safe to share between threads.
+
+    A copy, and what is read back from a pickle, starts empty.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._merged: OrderedDict[float, M] = OrderedDict()
+        self._sources: list[tuple[Tensor, int, int]] = []
+
+    def get(self, strength: float, sources: Iterable[Tensor], merge: Callable[[], M]) -> M:
+        """What ``merge`` gave for ``strength``, merged anew where one of the ``sources`` was changed or replaced."""
+        # An alias keeps the memory of a source, so that a new one cannot have its address.
+        now = [(t.detach(), t.data_ptr(), 0 if t.is_inference() else t._version) for t in sources]
+        with self._lock:
+            if [s[1:] for s in now] != [s[1:] for s in self._sources]:
+                self._merged.clear()
+                self._sources = now
+            if strength not in self._merged:
+                self._merged[strength] = merge()
+            self._merged.move_to_end(strength)
+            if len(self._merged) > KEPT:
+                self._merged.popitem(last=False)
+            return self._merged[strength]
+
+    def clear(self) -> None:
+        """Forget them all, and free their memory."""
+        with self._lock:
+            self._merged.clear()
+            self._sources = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
