@@ -1,6 +1,10 @@
 """Errors a user can meet. Each carries one sentence: what is wrong, in which file, what to do."""
 
+import errno
 from typing import Any
+
+#: Nothing more can be written to this disk, whatever the file.
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class FaithEIRError(Exception):
@@ -61,6 +65,15 @@ def reason(error: BaseException, memory_hint: str = "") -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'} cannot be read or written ({error.strerror})."
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says that its disk takes nothing more: it is full or read-only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        error = error.__cause__
+    return False
 
 
 def why(error: Exception) -> str:

@@ -1,17 +1,25 @@
 """Files read and written: the one place that opens what a user names, and that replaces a file whole or not at all."""
 
 import contextlib
+import errno
+import hashlib
 import os
 import secrets
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from faitheir.errors import StorageError, why
+from faitheir.errors import StorageError, disk_full, why
 
 PathLike = str | os.PathLike[str]
 
-#: How the temporary file begins and ends that ``write_atomic`` renames; one that is left was a killed process's.
+#: How temporary files and folders begin and end. One that no process has locked was left by a process that was killed.
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".faitheir-", ".tmp"
+_LOCK = "lock"
+#: Seconds after which a temporary file counts as abandoned where files cannot be locked.
+_ABANDONED = 24 * 3600
 
 
 def open_file(path: PathLike) -> BinaryIO:
@@ -38,24 +46,162 @@ def write_atomic(path: PathLike, data: bytes) -> None:
     folder is missing or the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
         if path.is_dir():
             raise StorageError(f"{path} cannot be written: it is a folder; choose another name.")
         if not path.parent.is_dir():
             raise StorageError(f"{path} cannot be written: {path.parent} is not a folder; create it first.")
+        temporary, file = _new_temporary(path.parent)
         try:
-            with temporary.open("xb") as file:
+            with file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+                if os.name != "nt":  # Windows renames no open file; elsewhere it stays locked until it is in place
+                    temporary.replace(path)
+            if os.name == "nt":
+                temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         _flush_folder(path.parent)
     except OSError as error:
-        raise StorageError(f"{path} cannot be written ({why(error)}); choose another folder.") from error
+        raise StorageError(f"{path} cannot be written ({why(error)}); {_remedy(error)}.") from error
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: PathLike) -> Iterator[Path]:
+    """A hidden folder in ``parent`` for files that are moved out of it once they are whole; it is gone afterwards.
+
+    Where the process is killed, `clear_temporaries` removes it. OSError if it cannot be created.
+    """
+    path, file = _new_temporary(Path(parent), folder=True)
+    try:
+        with file:
+            yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def claim(path: PathLike) -> Iterator[bool]:
+    """Whether it is for this process to make ``path``: False while another one does so, which may run elsewhere.
+
+    A claim is a locked file beside ``path`` and ends with the process, however that ends. Where files cannot be locked
+    (Windows, some network disks) every process has every claim.
+    """
+    path = Path(path)
+    marker = path.with_name(_temporary_name(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]))
+    try:
+        file = _create(marker) if not os.path.lexists(marker) or _remove_abandoned(marker) else None
+    except FileExistsError:  # another process was quicker
+        file = None
+    except OSError:  # a full disk, say: writing the file itself will tell
+        yield True
+        return
+    if file is None:
+        yield False
+        return
+    with file:
+        if _lock(file.fileno()) is None:
+            file.close()  # Windows removes no open file
+            marker.unlink(missing_ok=True)
+            yield True
+            return
+        try:
+            yield True
+        finally:
+            marker.unlink(missing_ok=True)  # before it is unlocked: afterwards it may be another's
+
+
+def clear_temporaries(folder: PathLike) -> None:
+    """Remove what processes that were killed left in ``folder``: temporary files and folders that nobody has locked."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(TEMPORARY_PREFIX) and entry.name.endswith(TEMPORARY_SUFFIX):
+                _remove_abandoned(Path(entry.path))
+
+
+def _temporary_name(middle: str) -> str:
+    return f"{TEMPORARY_PREFIX}{middle}{TEMPORARY_SUFFIX}"
+
+
+def _new_temporary(parent: Path, *, folder: bool = False) -> tuple[Path, BinaryIO]:
+    """A new file, or a new folder and the file in it that is locked for it."""
+    while True:
+        path = parent / _temporary_name(secrets.token_hex(8))
+        if folder:
+            path.mkdir()
+        try:
+            file = _create(path / _LOCK if folder else path)
+        except BaseException as error:
+            shutil.rmtree(path, ignore_errors=True)
+            if not (folder and isinstance(error, FileNotFoundError)):
+                raise
+        else:
+            if file is not None:
+                return path, file
+
+
+def _create(path: Path) -> BinaryIO | None:
+    """A new file, open and locked; FileExistsError if it is there.
+
+    None where another process took it for abandoned before it was locked, and removes it.
+    """
+    file = path.open("xb")
+    if _lock(file.fileno()) is not False and path.exists():
+        return file
+    file.close()
+    return None
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock a file for as long as it is open; False if another process has it, None where files cannot be locked."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
+    return True
+
+
+def _remove_abandoned(path: Path) -> bool:
+    """Whether a temporary file or folder was nobody's, and is gone."""
+    try:
+        folder = path.is_dir()
+        file = path / _LOCK if folder else path
+        if folder and not file.exists():
+            path.rmdir()
+            return True
+        descriptor = os.open(file, os.O_RDWR)
+        try:
+            locked = _lock(descriptor)
+            if locked is False or (locked is None and time.time() - os.fstat(descriptor).st_mtime < _ABANDONED):
+                return False
+            for other in path.iterdir() if folder else ():
+                if other != file:
+                    other.unlink()
+            file.unlink()
+            if folder:
+                path.rmdir()
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno == errno.ENAMETOOLONG:
+        return "give it a shorter name"
+    if disk_full(error) and error.errno != errno.EROFS:
+        return "free some space on that disk, or choose another folder"
+    return "choose another folder"
 
 
 def _flush_folder(folder: Path) -> None:
