@@ -1,7 +1,9 @@
 """The pipeline: any picture in any form, down to a file and back, whole or in tiles."""
 
+import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from faitheir import FaithEIRPipeline, Thumbnail, ThumbnailInfo, WeightsMismatch
 from faitheir.backbones.nano import Grain
 from faitheir.errors import ConfigError, DeviceError, ImageError, ModelError, ThumbnailError
 from faitheir.evaluation.roundtrip import round_trip
-from faitheir.images import read_picture
+from faitheir.images import Picture, read_picture
 from faitheir.models import KNOWN_CONFIGS, build_model
 from tiny import model_config, wake
 
@@ -141,8 +143,115 @@ def test_other_weights_and_another_scale_are_told(pipeline: FaithEIRPipeline) ->
 def test_a_photograph_in_place_of_a_thumbnail_is_refused_before_anything_is_allocated(
     pipeline: FaithEIRPipeline,
 ) -> None:
-    with pytest.raises(ThumbnailError, match="24000 x 24000 pixels"):
+    with pytest.raises(ThumbnailError, match=r"24000 x 24000 pixels.*raise max_pixels"):
         pipeline.upscale(np.zeros((1500, 1500, 3), np.uint8))
+
+
+def test_the_limit_on_pixels_is_the_callers(pipeline: FaithEIRPipeline, tiny_model: Path, tmp_path: Path) -> None:
+    Image.fromarray(noise(32, 48)).save(tmp_path / "p.png")
+    small = np.zeros((2, 3, 3), np.uint8)
+    strict = FaithEIRPipeline.from_pretrained(tiny_model, max_pixels=32 * 48 - 1)
+    for call in (
+        lambda: pipeline.downscale(tmp_path / "p.png", max_pixels=1000),
+        lambda: pipeline.downscale([tmp_path / "p.png"], max_pixels=1000),
+        lambda: strict.downscale((tmp_path / "p.png").read_bytes()),
+    ):
+        with pytest.raises(ImageError, match="48 x 32 pixels, above the limit"):
+            call()
+    for call in (
+        lambda: pipeline.upscale(small, max_pixels=1000),
+        lambda: strict.upscale([small]),
+        lambda: strict.upscale_thumbnail(Thumbnail(Picture(small), None)),
+    ):
+        with pytest.raises(ThumbnailError, match="48 x 32 pixels, above the limit"):
+            call()
+    assert strict.upscale(small, max_pixels=32 * 48).size == (48, 32)
+    assert strict.downscale(tmp_path / "p.png", max_pixels=32 * 48).image.size == (3, 2)
+
+
+def test_a_callback_is_told_of_each_tile_and_ends_the_call(tiny_model: Path) -> None:
+    pipeline = FaithEIRPipeline.from_pretrained(tiny_model, tile=256)
+    photo = smooth(300, 500)
+    told: list[tuple[int, int]] = []
+    thumbnail = pipeline.downscale(photo, callback=lambda *count: told.append(count))
+    assert told == [(n, 6) for n in range(1, 7)]
+    expected = pipeline.upscale(thumbnail, output_type="np")
+
+    class CancelledError(Exception):
+        pass
+
+    def cancel(done: int, count: int) -> None:
+        told.append((done, count))
+        if done == 3:
+            raise CancelledError
+
+    for work in (
+        lambda: pipeline.downscale(photo, callback=cancel),
+        lambda: pipeline.upscale([thumbnail], callback=cancel),
+    ):
+        told.clear()
+        with pytest.raises(CancelledError):
+            work()
+        assert told == [(1, 6), (2, 6), (3, 6)]
+    assert torch.is_grad_enabled(), "nothing is left switched"
+    np.testing.assert_array_equal(pipeline.upscale(thumbnail, output_type="np"), expected)
+
+
+def test_lists_and_batches_run_as_batches_and_equal_one_by_one(
+    pipeline: FaithEIRPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [noise(40, 56, seed=n) for n in range(3)] + [noise(40, 55, 4)] + [noise(40, 56, 4, seed=5)]
+    singly = [pipeline.downscale(photo) for photo in photos]
+    restored = [pipeline.upscale(thumbnail, output_type="np") for thumbnail in singly]
+    ran: list[int] = []
+    run = FaithEIRPipeline._run
+
+    def counted(self: FaithEIRPipeline, function: Any, cut: np.ndarray) -> np.ndarray:
+        ran.append(len(cut))
+        return run(self, function, cut)
+
+    monkeypatch.setattr(FaithEIRPipeline, "_run", counted)
+    thumbnails = pipeline.downscale(photos)
+    assert ran == [3, 1, 1], "neighbours of one size"
+    ran.clear()
+    pictures = pipeline.upscale(thumbnails, output_type="np")
+    assert ran == [5], "thumbnails of one size, whatever their photographs'"
+    for a, b, c, d in zip(thumbnails, singly, pictures, restored, strict=True):
+        assert a.info == b.info
+        assert a.picture.rgb.flags.c_contiguous
+        assert np.abs(a.picture.rgb.astype(int) - b.picture.rgb).max() <= 1
+        assert c.shape == d.shape
+        assert np.abs(c.astype(int) - d).max() <= 1
+    batch = np.stack(photos[:3])
+    ran.clear()
+    tensors = pipeline.downscale(torch.from_numpy(batch).permute(0, 3, 1, 2))
+    assert [t.info for t in tensors] == [t.info for t in pipeline.downscale(batch)] == [t.info for t in singly[:3]]
+    assert ran == [3, 3]
+    ran.clear()
+    pipeline.downscale([noise(600, 1200)] * 7)
+    assert ran == [5, 2], "no more at once than fill a tile of 2048"
+
+
+def test_bytes_and_open_files_are_taken_where_a_path_is(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
+    Image.fromarray(noise(41, 55)).save(tmp_path / "p.png")
+    thumbnail = pipeline.downscale(tmp_path / "p.png")
+    thumbnail.save(tmp_path / "t.png")
+    with (tmp_path / "p.png").open("rb") as file:
+        forms = pipeline.downscale(
+            [(tmp_path / "p.png").read_bytes(), file, io.BytesIO((tmp_path / "p.png").read_bytes())]
+        )
+    assert all(np.array_equal(form.picture.rgb, thumbnail.picture.rgb) for form in forms)
+    with (tmp_path / "t.png").open("rb") as file:
+        assert pipeline.upscale(file).size == (55, 41)
+        assert not file.closed
+    assert pipeline.upscale((tmp_path / "t.png").read_bytes()).size == (55, 41)
+    (tmp_path / "broken.png").write_bytes(b"none")
+    with (tmp_path / "broken.png").open("rb") as file, pytest.raises(ImageError, match=r"broken\.png is not a picture"):
+        pipeline.downscale(file)
+    with pytest.raises(ImageError, match="the data is not a picture"):
+        pipeline.downscale(b"")
+    with (tmp_path / "p.png").open("r", encoding="latin-1") as text, pytest.raises(ImageError, match="binary mode"):
+        pipeline.downscale(text)  # type: ignore[call-overload]
 
 
 def test_alpha_survives(pipeline: FaithEIRPipeline) -> None:
@@ -252,6 +361,8 @@ def test_bad_arguments_are_one_clear_sentence(pipeline: FaithEIRPipeline, tiny_m
         pipeline.downscale({})  # type: ignore[call-overload]
     with pytest.raises(ImageError, match="tensor"):
         pipeline.downscale(torch.zeros(3))
+    with pytest.raises(ConfigError, match="output_type is 'banana'; choose one of pil, np, pt"):
+        pipeline.upscale(noise(2, 3), output_type="banana")  # type: ignore[call-overload]
 
 
 def test_push_to_hub_says_when_the_hub_cannot_be_reached(

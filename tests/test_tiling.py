@@ -1,6 +1,7 @@
 """Tiles agree with the whole picture, whatever its size."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,3 +101,18 @@ def test_no_tile_is_larger_than_asked_for_or_than_it_need_be(width: int, largest
         pass
     assert max(shape[0] for shape in seen) <= 32
     assert max(shape[1] for shape in seen) == largest
+
+
+def test_several_pictures_at_once_and_what_is_done_is_told() -> None:
+    source = np.random.default_rng(0).random((3, 50, 70, 3), dtype=np.float32)
+    told: list[tuple[int, int]] = []
+
+    def tiles(x: np.ndarray, **more: Any) -> np.ndarray:
+        run = lambda cut, _: cut * 2  # noqa: E731
+        strips = process_tiles(x, (50, 70), cell_in=1, cell_out=1, tile=32, overlap=8, run=run, **more)
+        return np.concatenate([rows for _, rows in strips], axis=-3)
+
+    together = tiles(source, progress=lambda done, count: told.append((done, count)))
+    np.testing.assert_array_equal(together, np.stack([tiles(one) for one in source]))
+    np.testing.assert_allclose(together, source * 2, atol=1e-6)
+    assert told == [(n, 6) for n in range(1, 7)]

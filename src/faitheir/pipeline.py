@@ -1,12 +1,14 @@
 """Pictures in, pictures out: device, precision, tiles, files. The public face of a model."""
 
+import io
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, BinaryIO, Literal, Self, TypeAlias, TypeVar, get_args, overload
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from faitheir.errors import ConfigError, ImageError, ModelError, ThumbnailError
 from faitheir.images import (
     DEFAULT_MAX_PIXELS,
     Picture,
+    UInt8Array,
+    decode_picture,
     pad_to_multiple,
     picture_from_array,
     picture_from_pil,
@@ -37,11 +41,14 @@ from faitheir.models import (
 from faitheir.nn.codec import FaithEIR
 from faitheir.storage import PathLike
 from faitheir.thumbnail import Thumbnail, ThumbnailInfo
-from faitheir.tiling import Float32Array, process_tiles
+from faitheir.tiling import Float32Array, Progress, process_tiles
+
+T = TypeVar("T")
 
 #: One picture, in any of the forms a caller may have it. Arrays are (H, W), (H, W, 1 to 4); tensors (3, H, W).
-PictureLike = PathLike | Image.Image | np.ndarray | Tensor | Picture
-ThumbnailLike = PictureLike | Thumbnail
+PictureLike: TypeAlias = PathLike | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | Picture
+ThumbnailLike: TypeAlias = PictureLike | Thumbnail
+Many: TypeAlias = list[Any] | tuple[Any, ...]
 
 OutputType = Literal["pil", "np", "pt"]
 
@@ -68,17 +75,20 @@ class FaithEIRPipeline:
         *,
         tile: int | None = None,
         fidelity: float = 0.0,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
         card: str | None = None,
     ) -> None:
         """``tile``: side of a tile in pixels of the full-size picture (default 512 for turbo, else 2048).
 
         ``fidelity``: how thumbnails are restored where a call does not say: from 0, the most natural picture, to 1, the
-        truest. ``card``: the model card that ``save_pretrained`` writes beside the weights. Raises ConfigError for a
-        tile that is too small, or a fidelity that the model cannot give.
+        one with the least error. ``max_pixels``: the largest picture that is read from a file or restored, where a call
+        does not say. ``card``: the model card that ``save_pretrained`` writes beside the weights. Raises ConfigError
+        for a tile that is too small, or a fidelity that the model cannot give.
         """
         self.model = model.eval()
         model.check_fidelity(fidelity)
         self.fidelity = fidelity
+        self.max_pixels = max_pixels
         self.config = config
         self.card = card
         #: 16 hexadecimal digits that name these weights in thumbnails.
@@ -100,11 +110,12 @@ class FaithEIRPipeline:
         dtype: str | torch.dtype = "float32",
         tile: int | None = None,
         fidelity: float = 0.0,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> Self:
         """Load an embedded model by name, a model folder, or a model on the Hub ("owner/name"); LoRA is merged.
 
         ``base``: a local folder of SD-Turbo's weights, for turbo models. ``device``, ``dtype``: see ``to``. ``tile``,
-        ``fidelity``: see ``__init__``.
+        ``fidelity``, ``max_pixels``: see ``__init__``.
         Raises ModelError, ConfigError or DeviceError.
         """
         device = resolve_device(device)
@@ -114,7 +125,8 @@ class FaithEIRPipeline:
         model.backbone.merge_lora()
         card = folder / CARD_FILE
         text = card.read_text(encoding="utf-8") if card.is_file() else None
-        return cls(model, config, tile=tile, fidelity=fidelity, card=text).to(device, dtype)
+        pipeline = cls(model, config, tile=tile, fidelity=fidelity, max_pixels=max_pixels, card=text)
+        return pipeline.to(device, dtype)
 
     @property
     def name(self) -> str:
@@ -157,14 +169,21 @@ class FaithEIRPipeline:
 
     # Pictures and thumbnails as this package holds them.
 
-    def downscale_picture(self, picture: Picture) -> Thumbnail:
-        """The thumbnail of a picture of any size, with its alpha, EXIF and profile, and how it was made."""
-        height, width = picture.height, picture.width
+    def downscale_picture(self, picture: Picture, *, callback: Progress | None = None) -> Thumbnail:
+        """The thumbnail of a picture of any size, with its alpha, EXIF and profile, and how it was made.
+
+        ``callback``: see ``downscale``.
+        """
+        return self._downscale_batch([picture], callback)[0]
+
+    def _downscale_batch(self, pictures: Sequence[Picture], callback: Progress | None) -> list[Thumbnail]:
+        """Of pictures of one size."""
+        height, width = pictures[0].height, pictures[0].width
         grid = (-(-height // self.scale), -(-width // self.scale))
         padded = self._padded(grid)
-        thumbnail = np.empty((*padded, 3), np.float32)
+        levels = np.empty((len(pictures), *padded, 3), np.uint8)
         for top, rows in process_tiles(
-            picture.rgb,
+            _stack(pictures),
             padded,
             cell_in=self.scale,
             cell_out=1,
@@ -172,23 +191,77 @@ class FaithEIRPipeline:
             overlap=self._overlap,
             align=self._align,
             run=lambda cut, _: self._run(self.model.project, cut),
+            progress=callback,
         ):
-            thumbnail[top : top + len(rows)] = rows
-        alpha = picture.alpha
-        if alpha is not None:
-            alpha = resize_alpha(pad_to_multiple(alpha, self.scale), (grid[1], grid[0]))
-        small = Picture(_to_uint8(thumbnail[: grid[0], : grid[1]]), alpha, picture.exif, picture.icc_profile)
-        return Thumbnail(small, ThumbnailInfo(self.scale, width, height, self.name, self.weights))
+            levels[:, top : top + rows.shape[1]] = _to_uint8(rows)
+        thumbnails = []
+        for picture, rgb in zip(pictures, levels, strict=True):
+            alpha = picture.alpha
+            if alpha is not None:
+                alpha = resize_alpha(pad_to_multiple(alpha, self.scale), (grid[1], grid[0]))
+            small = Picture(np.array(rgb[: grid[0], : grid[1]]), alpha, picture.exif, picture.icc_profile)
+            thumbnails.append(Thumbnail(small, ThumbnailInfo(self.scale, width, height, self.name, self.weights)))
+        return thumbnails
 
-    def upscale_thumbnail(self, thumbnail: Thumbnail, *, fidelity: float | None = None) -> Picture:
+    def upscale_thumbnail(
+        self,
+        thumbnail: Thumbnail,
+        *,
+        fidelity: float | None = None,
+        callback: Progress | None = None,
+        max_pixels: int | None = None,
+    ) -> Picture:
         """The full-size picture: of exactly the original's size, or LR size x scale where the thumbnail does not say.
 
-        ``fidelity``: see ``upscale``. Raises ConfigError for one that the model cannot give, ThumbnailError where the
-        thumbnail was made at another scale, or is no thumbnail by its size; warns (WeightsMismatchWarning) where it was
-        made by other weights.
+        ``fidelity``, ``callback``, ``max_pixels``: see ``upscale``. Raises ConfigError for a fidelity that the model
+        cannot give, ThumbnailError where the thumbnail was made at another scale, or the picture would be larger than
+        ``max_pixels``; warns (WeightsMismatchWarning) where it was made by other weights.
         """
+        return self._upscale_batch([thumbnail], fidelity, callback, max_pixels)[0]
+
+    def _upscale_batch(
+        self,
+        thumbnails: Sequence[Thumbnail],
+        fidelity: float | None,
+        callback: Progress | None,
+        max_pixels: int | None,
+    ) -> list[Picture]:
+        """Of thumbnails of one size, though the originals' may differ."""
         fidelity = self.fidelity if fidelity is None else fidelity
         self.model.check_fidelity(fidelity)
+        sizes = [self._restored_size(thumbnail, max_pixels) for thumbnail in thumbnails]
+        small = [thumbnail.picture for thumbnail in thumbnails]
+        pictures = [np.empty((*size, 3), np.uint8) for size in sizes]
+        for top, rows in process_tiles(
+            _stack(small),
+            self._padded((small[0].height, small[0].width)),
+            cell_in=1,
+            cell_out=self.scale,
+            tile=self._tile,
+            overlap=self._overlap,
+            align=self._align,
+            run=lambda cut, origin: self._run(partial(self.model.upscale, origin=origin, fidelity=fidelity), cut),
+            progress=callback,
+        ):
+            for picture, strip in zip(pictures, rows, strict=True):
+                height, width = picture.shape[:2]
+                picture[top : top + len(strip)] = _to_uint8(strip[: max(0, height - top), :width])
+        return [
+            Picture(
+                picture,
+                None if source.alpha is None else self._enlarge_alpha(source.alpha, size),
+                source.exif,
+                source.icc_profile,
+            )
+            for picture, source, size in zip(pictures, small, sizes, strict=True)
+        ]
+
+    def _enlarge_alpha(self, alpha: UInt8Array, size: tuple[int, int]) -> UInt8Array:
+        enlarged = resize_alpha(alpha, (alpha.shape[1] * self.scale, alpha.shape[0] * self.scale))
+        return np.ascontiguousarray(enlarged[: size[0], : size[1]])
+
+    def _restored_size(self, thumbnail: Thumbnail, max_pixels: int | None) -> tuple[int, int]:
+        """(height, width) of what the thumbnail gives; see ``upscale_thumbnail`` for what it raises and warns of."""
         small, info = thumbnail.picture, thumbnail.info
         height, width = small.height * self.scale, small.width * self.scale
         if info is not None:
@@ -205,67 +278,153 @@ class FaithEIRPipeline:
                     stacklevel=2,
                 )
             height, width = info.height, info.width
-        if height * width > DEFAULT_MAX_PIXELS:
+        limit = self.max_pixels if max_pixels is None else max_pixels
+        if height * width > limit:
             raise ThumbnailError(
-                f"restored it would be {width} x {height} pixels, above the limit of {DEFAULT_MAX_PIXELS:,}; "
-                "is this a thumbnail?"
+                f"restored, it would be {width} x {height} pixels, above the limit of {limit:,}; if this is a "
+                "thumbnail and not a photograph, raise max_pixels."
             )
-        picture = np.empty((height, width, 3), np.uint8)
-        for top, rows in process_tiles(
-            small.rgb,
-            self._padded((small.height, small.width)),
-            cell_in=1,
-            cell_out=self.scale,
-            tile=self._tile,
-            overlap=self._overlap,
-            align=self._align,
-            run=lambda cut, origin: self._run(partial(self.model.upscale, origin=origin, fidelity=fidelity), cut),
-        ):
-            picture[top : top + len(rows)] = _to_uint8(rows[: max(0, height - top), :width])
-        alpha = small.alpha
-        if alpha is not None:
-            size = (small.width * self.scale, small.height * self.scale)
-            alpha = np.ascontiguousarray(resize_alpha(alpha, size)[:height, :width])
-        return Picture(picture, alpha, small.exif, small.icc_profile)
+        return height, width
 
     # What callers have.
 
     @overload
-    def downscale(self, image: PictureLike) -> Thumbnail: ...
+    def downscale(
+        self, image: PictureLike, *, callback: Progress | None = None, max_pixels: int | None = None
+    ) -> Thumbnail: ...
     @overload
-    def downscale(self, image: list[Any] | tuple[Any, ...]) -> list[Thumbnail]: ...
-    def downscale(self, image: PictureLike | list[Any] | tuple[Any, ...]) -> Thumbnail | list[Thumbnail]:
-        """The thumbnail of a photograph, or a list of them for a list (or a batch of tensors (B, 3, H, W)).
+    def downscale(
+        self, image: Many, *, callback: Progress | None = None, max_pixels: int | None = None
+    ) -> list[Thumbnail]: ...
+    def downscale(
+        self,
+        image: PictureLike | Many,
+        *,
+        callback: Progress | None = None,
+        max_pixels: int | None = None,
+    ) -> Thumbnail | list[Thumbnail]:
+        """The thumbnail of a photograph, or a list of them for a list (or a batch (B, 3, H, W)).
 
-        ``image``: a path, a PIL image, an array (H, W[, C]) of uint8, uint16 or floats in [0, 1], or a tensor
-        (3, H, W) of uint8 or floats in [0, 1]. The result has ``.image`` (PIL) and ``.save(path)``.
+        ``image``: a path, a file's bytes or an open file, a PIL image, an array (H, W[, C]) of uint8, uint16 or floats
+        in [0, 1], or a tensor (3, H, W) of uint8 or floats in [0, 1]. In a list, neighbours of one size run as one
+        batch, as many as fill a tile. The result has ``.image`` (PIL) and ``.save(path)``.
+        ``callback(done, tiles)`` is called after each tile, beginning anew for each picture or batch; what it raises
+        ends the call. ``max_pixels``: no larger picture is read from a file; by default the pipeline's.
+        Raises ImageError for what is no picture, or too large a one.
         """
+        limit = self.max_pixels if max_pixels is None else max_pixels
         if (many := _as_many(image)) is not None:
-            return [self.downscale(item) for item in many]
-        return self.downscale_picture(_as_picture(image))
+            pictures = (_as_picture(item, limit) for item in many)
+            return [
+                thumbnail
+                for batch in self._batches(pictures, lambda p: (p.height, p.width), self.scale)
+                for thumbnail in self._downscale_batch(batch, callback)
+            ]
+        return self.downscale_picture(_as_picture(image, limit), callback=callback)
 
+    @overload
     def upscale(
         self,
-        thumbnail: ThumbnailLike | list[Any] | tuple[Any, ...],
+        thumbnail: ThumbnailLike,
+        *,
+        fidelity: float | None = None,
+        output_type: Literal["pil"] = "pil",
+        callback: Progress | None = None,
+        max_pixels: int | None = None,
+    ) -> Image.Image: ...
+    @overload
+    def upscale(
+        self,
+        thumbnail: ThumbnailLike,
+        *,
+        fidelity: float | None = None,
+        output_type: Literal["np"],
+        callback: Progress | None = None,
+        max_pixels: int | None = None,
+    ) -> UInt8Array: ...
+    @overload
+    def upscale(
+        self,
+        thumbnail: ThumbnailLike,
+        *,
+        fidelity: float | None = None,
+        output_type: Literal["pt"],
+        callback: Progress | None = None,
+        max_pixels: int | None = None,
+    ) -> Tensor: ...
+    @overload
+    def upscale(
+        self,
+        thumbnail: Many,
+        *,
+        fidelity: float | None = None,
+        output_type: Literal["pil"] = "pil",
+        callback: Progress | None = None,
+        max_pixels: int | None = None,
+    ) -> list[Image.Image]: ...
+    @overload
+    def upscale(
+        self,
+        thumbnail: Many,
+        *,
+        fidelity: float | None = None,
+        output_type: Literal["np"],
+        callback: Progress | None = None,
+        max_pixels: int | None = None,
+    ) -> list[UInt8Array]: ...
+    @overload
+    def upscale(
+        self,
+        thumbnail: Many,
+        *,
+        fidelity: float | None = None,
+        output_type: Literal["pt"],
+        callback: Progress | None = None,
+        max_pixels: int | None = None,
+    ) -> list[Tensor]: ...
+    def upscale(
+        self,
+        thumbnail: ThumbnailLike | Many,
         *,
         fidelity: float | None = None,
         output_type: OutputType = "pil",
+        callback: Progress | None = None,
+        max_pixels: int | None = None,
     ) -> Any:
-        """The full-size picture of a thumbnail, or a list of them for a list (or a batch of tensors).
+        """The full-size picture of a thumbnail, or a list of them for a list (or a batch (B, 3, H, W)).
 
-        ``thumbnail``: a ``Thumbnail``, a path, a PIL image, an array or a tensor as for ``downscale``. Only the first
-        two (and PIL images opened from a thumbnail file) know the original's size.
+        ``thumbnail``: a ``Thumbnail``, or a path, bytes, an open file, a PIL image, an array or a tensor as for
+        ``downscale``. A ``Thumbnail``, a file and a PIL image opened from one know the original's size. In a list,
+        neighbours of one size run as one batch, as many as fill a tile.
         ``fidelity``: from 0, the most natural picture, to 1, the truest; by default the pipeline's.
         ``output_type``: "pil", "np" ((H, W, 3 or 4) uint8) or "pt" ((3 or 4, H, W) float32 in [0, 1], on the CPU).
+        ``callback``: as for ``downscale``. ``max_pixels``: of the restored picture; by default the pipeline's.
+        Raises ConfigError for another output_type, and what ``upscale_thumbnail`` raises.
         """
+        if output_type not in get_args(OutputType):
+            raise ConfigError(f"output_type is {output_type!r}; choose one of {', '.join(get_args(OutputType))}.")
         if (many := _as_many(thumbnail)) is not None:
-            return [self.upscale(item, fidelity=fidelity, output_type=output_type) for item in many]
-        picture = self.upscale_thumbnail(_as_thumbnail(thumbnail), fidelity=fidelity)
-        if output_type == "pil":
-            return picture.to_pil()
-        parts = [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha[:, :, None]]
-        array = np.concatenate(parts, 2)
-        return array if output_type == "np" else torch.from_numpy(array).permute(2, 0, 1).float() / 255
+            thumbnails = (_as_thumbnail(item) for item in many)
+            return [
+                _as_output(picture, output_type)
+                for batch in self._batches(thumbnails, lambda t: (t.picture.height, t.picture.width), 1)
+                for picture in self._upscale_batch(batch, fidelity, callback, max_pixels)
+            ]
+        picture = self.upscale_thumbnail(
+            _as_thumbnail(thumbnail), fidelity=fidelity, callback=callback, max_pixels=max_pixels
+        )
+        return _as_output(picture, output_type)
+
+    def _batches(self, items: Iterable[T], size: Callable[[T], tuple[int, int]], cell: int) -> Iterator[Sequence[T]]:
+        """Neighbours of one ``size``, as many as fill a tile: a batch takes no more memory than a tile does.
+
+        ``cell``: their pixels, each side, per pixel of a thumbnail.
+        """
+        for (height, width), same in groupby(items, size):
+            rows, columns = self._padded((-(-height // cell), -(-width // cell)))
+            count = max(1, self._tile**2 // (rows * columns))
+            while batch := list(islice(same, count)):
+                yield batch
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write the model as a folder that ``from_pretrained`` loads; ``dtype`` stores it in half precision."""
@@ -300,33 +459,52 @@ class FaithEIRPipeline:
         rows, columns = (-(-n // self._multiple) * self._multiple for n in grid)
         return rows, columns
 
-    def _run(self, function: Any, cut: np.ndarray) -> Float32Array:
-        """(h, w, 3) uint8 -> (h', w', 3) float32 through ``function`` of tensors in [0, 1]."""
+    def _run(self, function: Callable[[Tensor], Tensor], cut: np.ndarray) -> Float32Array:
+        """(B, h, w, 3) uint8 -> (B, h', w', 3) float32 through ``function`` of tensors in [0, 1]."""
         x = torch.from_numpy(np.ascontiguousarray(cut)).to(self.device)
-        x = (x.permute(2, 0, 1)[None].float() / 255).contiguous(memory_format=self._memory_format)
+        x = (x.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=self._memory_format)
         with torch.inference_mode():
-            out: Tensor = function(x)
-        return out[0].float().permute(1, 2, 0).cpu().numpy().copy()
+            out = function(x)
+        return out.float().permute(0, 2, 3, 1).cpu().numpy().copy()
 
 
-def _to_uint8(values: Float32Array) -> np.ndarray:
+def _to_uint8(values: Float32Array) -> UInt8Array:
     """[0, 1], rounded exactly as ``quantize_8bit`` does."""
-    levels: np.ndarray = np.rint(np.clip(values, 0, 1) * np.float32(255)).astype(np.uint8)
+    levels: UInt8Array = np.rint(np.clip(values, 0, 1) * np.float32(255)).astype(np.uint8)
     return levels
 
 
+def _stack(pictures: Sequence[Picture]) -> UInt8Array:
+    """(B, H, W, 3), of one picture without a copy."""
+    return pictures[0].rgb[None] if len(pictures) == 1 else np.stack([picture.rgb for picture in pictures])
+
+
 def _as_many(image: Any) -> Iterable[Any] | None:
-    """The pictures in a list or a batch of tensors; None for a single one."""
-    if isinstance(image, (list, tuple)) or (isinstance(image, Tensor) and image.ndim == 4):
+    """The pictures in a list or a batch; None for a single one."""
+    if isinstance(image, (list, tuple)) or (isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4):
         return image
     return None
 
 
-def _as_picture(image: Any) -> Picture:
+def _as_bytes(source: Any) -> tuple[bytes, str] | None:
+    """What is in bytes or in a file opened for reading, and what errors call it; None for anything else."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source), "the data"
+    if not hasattr(source, "read"):
+        return None
+    name = getattr(source, "name", None)
+    name = name if isinstance(name, str) else "the data"
+    data = source.read()
+    if not isinstance(data, bytes):
+        raise ImageError(f"{name} was opened as text; open it in binary mode, 'rb'.")
+    return data, name
+
+
+def _as_picture(image: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     if isinstance(image, Picture):
         return image
     if isinstance(image, (str, os.PathLike)):
-        return read_picture(image)
+        return read_picture(image, max_pixels=max_pixels)
     if isinstance(image, Image.Image):
         return picture_from_pil(image)
     if isinstance(image, np.ndarray):
@@ -337,7 +515,19 @@ def _as_picture(image: Any) -> Picture:
         values = image.detach().cpu()
         values = values.float() if values.is_floating_point() else values
         return picture_from_array(values.permute(1, 2, 0).numpy())
-    raise ImageError(f"a picture must be a path, a PIL image, an array or a tensor, not {type(image).__name__}")
+    if (found := _as_bytes(image)) is not None:
+        return decode_picture(io.BytesIO(found[0]), found[1], max_pixels=max_pixels)
+    raise ImageError(
+        f"a picture must be a path, bytes, an open file, a PIL image, an array or a tensor, not {type(image).__name__}"
+    )
+
+
+def _as_output(picture: Picture, output_type: OutputType) -> Image.Image | UInt8Array | Tensor:
+    if output_type == "pil":
+        return picture.to_pil()
+    parts = [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha[:, :, None]]
+    array = np.concatenate(parts, 2)
+    return array if output_type == "np" else torch.from_numpy(array).permute(2, 0, 1).float() / 255
 
 
 def _as_thumbnail(thumbnail: Any) -> Thumbnail:
@@ -347,4 +537,6 @@ def _as_thumbnail(thumbnail: Any) -> Thumbnail:
         return Thumbnail.open(thumbnail)
     if isinstance(thumbnail, Image.Image):
         return Thumbnail.from_pil(thumbnail)
+    if (found := _as_bytes(thumbnail)) is not None:
+        return Thumbnail.decode(found[0])
     return Thumbnail(_as_picture(thumbnail), None)

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 Float32Array = NDArray[np.float32]
 
+#: Told after each tile how many are done, and of how many; what it raises ends the work.
+Progress = Callable[[int, int], object]
+
 
 class Span(NamedTuple):
     """One tile along one axis: cells ``start`` to ``stop``, and their weights, which sum to 1 over all tiles."""
@@ -62,30 +65,36 @@ def process_tiles(
     overlap: int,
     align: int = 1,
     run: Callable[[NDArray[Any], tuple[int, int]], Float32Array],
+    progress: Progress | None = None,
 ) -> Iterator[tuple[int, Float32Array]]:
     """Run ``run`` over tiles of ``source`` and yield finished rows of the result, top to bottom.
 
-    ``source`` is (H, W, C), ``grid`` = (rows, columns) of cells that it covers, each ``cell_in`` x ``cell_in`` of its
-    pixels; a picture that ends within its last cells is continued by its edge, tile by tile. ``run`` takes (h cell_in,
-    w cell_in, C) and the (row, column) of its first cell and gives (h cell_out, w cell_out, C). Yields (first row, rows
-    x columns x C float32). ``tile``, ``overlap`` (at most half of ``tile``) and ``align``: see ``spans``.
+    ``source`` is (..., H, W, C), one picture or several of one size. ``grid`` = (rows, columns) of cells that it
+    covers, each ``cell_in`` x ``cell_in`` of its pixels; a picture that ends within its last cells is continued by its
+    edge, tile by tile. ``run`` takes (..., h cell_in, w cell_in, C) and the (row, column) of its first cell and gives
+    (..., h cell_out, w cell_out, C). Yields (first row, (..., rows, columns, C) float32). ``tile``, ``overlap`` (at
+    most half of ``tile``) and ``align``: see ``spans``. ``progress``: see ``Progress``.
     """
     rows, columns = grid
-    carried = np.zeros((0, columns * cell_out, source.shape[2]), np.float32)
+    *batch, channels = *source.shape[:-3], source.shape[-1]
+    carried = np.zeros((*batch, 0, columns * cell_out, channels), np.float32)
     row_spans = spans(rows, tile, overlap, cell_out, align)
     column_spans = spans(columns, tile, overlap, cell_out, align)
     for i, (top, bottom, row_weights) in enumerate(row_spans):
-        strip = np.zeros(((bottom - top) * cell_out, *carried.shape[1:]), np.float32)
-        strip[: len(carried)] += carried
-        for left, right, column_weights in column_spans:
-            cut = source[top * cell_in : bottom * cell_in, left * cell_in : right * cell_in]
-            missing = ((bottom - top) * cell_in - cut.shape[0], (right - left) * cell_in - cut.shape[1])
+        strip = np.zeros((*batch, (bottom - top) * cell_out, columns * cell_out, channels), np.float32)
+        strip[..., : carried.shape[-3], :, :] += carried
+        for j, (left, right, column_weights) in enumerate(column_spans):
+            cut = source[..., top * cell_in : bottom * cell_in, left * cell_in : right * cell_in, :]
+            missing = ((bottom - top) * cell_in - cut.shape[-3], (right - left) * cell_in - cut.shape[-2])
             if any(missing):
-                cut = np.pad(cut, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+                cut = np.pad(cut, (*[(0, 0)] * len(batch), (0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
             out = run(cut, (top, left))
             out *= row_weights[:, None, None]
             out *= column_weights[None, :, None]
-            strip[:, left * cell_out : right * cell_out] += out
+            strip[..., left * cell_out : right * cell_out, :] += out
+            if progress is not None:
+                progress(i * len(column_spans) + j + 1, len(row_spans) * len(column_spans))
         finished = bottom if i + 1 == len(row_spans) else row_spans[i + 1].start
-        yield top * cell_out, strip[: (finished - top) * cell_out]
-        carried = strip[(finished - top) * cell_out :]
+        height = (finished - top) * cell_out
+        yield top * cell_out, strip[..., :height, :, :]
+        carried = strip[..., height:, :, :]
