@@ -361,11 +361,10 @@ def test_embedded_models_are_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", embedded_models())
-def test_embedded_models_have_their_card_in_the_docs_too(name: str) -> None:
+def test_embedded_models_have_their_card(name: str) -> None:
     """With the hash and the parameters of these weights, so that nobody reads another model's figures."""
     model, _ = load_model(name)
     card = (find_model(name) / CARD_FILE).read_text(encoding="utf-8")
-    assert card == (Path(__file__).parents[1] / "docs" / f"{name}.md").read_text(encoding="utf-8")
     assert weights_hash(stored_state(model)) in card
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in card
     assert model.fidelity is not None

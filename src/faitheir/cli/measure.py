@@ -23,7 +23,7 @@ _measure_options = stack(
         "--protocol",
         default="paper",
         show_default=True,
-        help="paper, hific-256, luma, or luma-N for another border; docs/evaluation.md describes them.",
+        help="paper, hific-256, luma, or luma-N for another border; docs/reference/metrics.md describes them.",
     ),
     click.option("--metrics", metavar="NAME,...", help="Only these, such as psnr,ssim,fid. [default: the protocol's]"),
     click.option(
@@ -288,7 +288,7 @@ def compare(
     restored:DIR[:THUMBNAILS]       what another program left already
 
     All files that are made, results, tables, plots and a report go into the folder of -o; a run that stopped
-    goes on there. docs/peers.md has recipes for other people's systems.
+    goes on there. docs/tasks/add-a-system.md has recipes for other people's systems.
     """  # noqa: D301 (click wants the character)
     if (ablation is None) == (not systems and not methods):
         raise PlanError("name the systems to compare (--methods nano-x16,bicubic,jpeg@bytes), or give --ablation.")
