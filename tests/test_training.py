@@ -4,12 +4,14 @@ import io
 import json
 import math
 import os
+import platform
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -117,15 +119,17 @@ def test_muon_takes_kernels_for_matrices_and_leaves_the_rest_to_adamw(layout: to
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)).to(memory_format=layout)
     model.append(nn.Linear(4, 4))
     config = OptimizerConfig(kind="muon", lr=1e-2, weight_decay=0.1)
-    optimizer = make_optimizer(list(model.parameters()), config, torch.device("cpu"))
+    optimizer = make_optimizer(model, config, torch.device("cpu"))
     kernels = [p for p in model.parameters() if p.ndim == 4]
+    biases = [p for p in model.parameters() if p.ndim == 1]
     plain = {
         p: nn.Parameter((p.movedim(1, -1).flatten(1) if p.ndim == 4 else p).detach().clone())
         for p in model.parameters()
     }
     references = [
         torch.optim.Muon([plain[p] for p in kernels], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW([plain[p] for p in model.parameters() if p.ndim != 4], lr=1e-2, weight_decay=0.1),
+        torch.optim.AdamW([plain[model[2].weight]], lr=1e-2, weight_decay=0.1),
+        torch.optim.AdamW([plain[p] for p in biases], lr=1e-2, weight_decay=0.0),
     ]
     for lr in (1e-2, 1e-2, 3e-3):
         for group in (*optimizer.param_groups, *(r.param_groups[0] for r in references)):
@@ -267,9 +271,6 @@ def test_a_checkpoint_can_be_named(recipe: Recipe, tmp_path: Path) -> None:
     assert log_of(tmp_path / "run") == before
     with pytest.raises(ConfigError, match="not a checkpoint of the run"):
         train(recipe("run"), resume=str(tmp_path), log=quiet)
-    (checkpoints(tmp_path / "run")[-1] / "state" / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(ModelError, match="cannot be resumed"):
-        train(recipe("run"), resume="auto", log=quiet)
 
 
 @pytest.mark.parametrize("adversarial", [False, True])
@@ -282,7 +283,7 @@ def test_two_processes_are_one_with_the_same_batch(recipe: Recipe, tmp_path: Pat
         port = free.getsockname()[1]
     launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
     done = subprocess.run(
-        [sys.executable, *launch, "-m", "faitheir.training", str(path), *settings],
+        [sys.executable, *launch, "-m", "faitheir", "train", str(path), *settings],
         capture_output=True,
         text=True,
         timeout=120,
@@ -329,7 +330,8 @@ def test_what_a_run_leaves(recipe: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(recipe("run"), log=quiet)
     (start,) = json.loads((run / "environment.json").read_text())
-    assert start["versions"]["torch"] == torch.__version__.split("+")[0] or start["versions"]["torch"]
+    assert start["versions"]["torch"] == metadata.version("torch")
+    assert start["versions"]["python"] == platform.python_version()
     assert start["from_step"] == 0
     assert start["device"].startswith("cpu")
     # The resolved configuration is a recipe itself.

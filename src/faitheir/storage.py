@@ -64,7 +64,7 @@ def write_atomic(path: PathLike, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({why(error)}); {_remedy(error)}.") from error
 
@@ -204,7 +204,7 @@ def _remedy(error: OSError) -> str:
     return "choose another folder"
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Have a rename in ``folder`` on the disk, where folders can be flushed: Windows and some network disks cannot."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

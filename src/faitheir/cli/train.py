@@ -41,7 +41,7 @@ def train(
     """Train as CONFIG.toml says, and print the finished model's folder.
 
     Several configurations are stages: each starts from the model that the one before left. On several GPUs:
-    accelerate launch -m faitheir.training CONFIG.toml.
+    accelerate launch -m faitheir train CONFIG.toml.
     """
     overrides = {}
     for setting in settings:

@@ -4,6 +4,8 @@ discriminators   relu(1 - D(x)) + relu(1 + D(x^))     x a photograph, x^ what ca
 model            -D(x^)
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from faitheir.features import FeatureNetwork, load_feature_network
 from faitheir.training.config import AdversarialConfig, DiscriminatorConfig
 from faitheir.training.losses import bicubic_thumbnail
+from faitheir.training.optimizers import make_optimizer
 
 
 class PatchDiscriminator(nn.Module):
@@ -102,6 +105,27 @@ class Discriminators(nn.Module):
 
     def _sum(self, losses: list[Tensor]) -> Tensor:
         return torch.stack([share * loss for share, loss in zip(self.shares, losses, strict=True)]).sum()
+
+
+class Adversary:
+    """The discriminators of a run and their optimizer, in accelerate's wrapping: what a step needs of them.
+
+    ``loss`` is what they learn from and ``verdict`` what the model does; ``optimizer`` is theirs.
+    """
+
+    def __init__(self, config: AdversarialConfig, accelerator: Any) -> None:
+        self.config = config
+        self.discriminators = Discriminators(config)
+        self.plain_optimizer = make_optimizer(self.discriminators, config.optimizer, accelerator.device)
+        self.loss, self.optimizer = accelerator.prepare(self.discriminators, self.plain_optimizer)
+
+    def verdict(self, restored: Tensor, hint: Tensor) -> Tensor:
+        """``Discriminators.verdict``, of which the discriminators themselves learn nothing."""
+        # Past accelerate's wrapping, and without gradients of their own: DDP need not know of this pass.
+        self.discriminators.requires_grad_(False)
+        term = self.discriminators.verdict(restored, hint)
+        self.discriminators.requires_grad_(True)
+        return term
 
 
 def enlarged_thumbnail(x: Tensor, scale: int) -> Tensor:

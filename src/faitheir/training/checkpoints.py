@@ -1,104 +1,195 @@
-"""Checkpoints of a run: written whole or not at all, the last few and the best model kept."""
+"""Checkpoints of a run: written whole or not at all, checked before they are used, the last few and the best kept.
 
+``RUN/checkpoint-00000500/`` holds the model as it would be shipped (``model/``), what a restart needs besides
+(``state.safetensors``, ``state.json``), and ``manifest.json``, written last, with the SHA-256 of every other file. No
+file is a pickle.
+"""
+
+import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save
+from torch import Tensor
 
-from faitheir.errors import ModelError
-from faitheir.storage import write_atomic
+from faitheir.errors import ConfigError, ModelError, StorageError, why
+from faitheir.storage import TEMPORARY_PREFIX, flush_folder, write_atomic
 
-BEST_FILE = "best.json"
+BEST_FILE, MANIFEST_FILE = "best.json", "manifest.json"
+STATE_FILE, TENSORS_FILE = "state.json", "state.safetensors"
+
+#: How folders begin that are being written or removed; one that is left was a killed process's.
+_SAVING, _REMOVING = ".saving-", ".removing-"
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The whole checkpoints of a run folder, oldest first."""
-    return sorted(p for p in run.glob("checkpoint-*") if (p / "state" / "progress.json").is_file())
+    """The checkpoints of a run folder, oldest first, whole or damaged."""
+    return sorted(p for p in run.glob("checkpoint-*") if p.is_dir())
 
 
-def save_checkpoint(
-    accelerator: Any,
-    run: Path,
-    progress: dict[str, Any],
-    average: list[Tensor],
-    save_model: Callable[[Path], None],
-    keep: int,
-) -> None:
-    """Write ``RUN/checkpoint-STEP``: the model as it would be shipped, and what a restart needs; by all processes.
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was saved."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
-    ``progress`` holds the "step" and what else the loop needs. ``average``: this process's averaged weights, which are
-    all processes' alike except under FSDP, where each has its part.
+
+def find_checkpoint(run: Path, resume: str | None, log: Callable[[str], None]) -> Path | None:
+    """The checkpoint to resume from, None to begin anew.
+
+    ``resume``: "auto" for the newest that is whole, saying of each damaged one that it is; a checkpoint's folder for
+    that one; None refuses a run that has checkpoints. Raises ConfigError for a run that must not be written over or no
+    checkpoint of it, ModelError where all are damaged or the named one is.
     """
-    step = progress["step"]
-    final, temporary = run / f"checkpoint-{step:08d}", run / f".saving-{step:08d}"
-    if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed while saving
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary / "state"))
-    if accelerator.is_main_process or _sharded(accelerator):
-        tensors = {str(i): _local(t).contiguous() for i, t in enumerate(average)}
-        save_file(tensors, temporary / "state" / _average_file(accelerator))
-    save_model(temporary / "model")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (temporary / "state" / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        for old in checkpoints(run)[:-keep]:
-            # Renamed first: a folder that is half removed must not be taken for a checkpoint.
-            gone = run / f".removing-{old.name}"
-            old.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
-    accelerator.wait_for_everyone()
+    found = checkpoints(run)
+    if resume is None:
+        if found:
+            raise ConfigError(f"{run}: this run has checkpoints; give --resume auto, or another run folder.")
+        return None
+    if resume != "auto":
+        if Path(resume).resolve() not in {p.resolve() for p in found}:
+            raise ConfigError(f"{resume}: not a checkpoint of the run in {run}; give --resume auto.")
+        if wrong := damage(Path(resume)):
+            raise ModelError(f"{resume}: this checkpoint is damaged ({wrong}); --resume auto takes one that is whole.")
+        return Path(resume)
+    for checkpoint in reversed(found):
+        wrong = damage(checkpoint)
+        if wrong is None:
+            return checkpoint
+        log(f"WARNING: {checkpoint} is damaged ({wrong}); looking at the one before")
+    if found:
+        raise ModelError(f"{run}: no checkpoint of this run is whole; remove them to train from the beginning.")
+    return None
 
 
-def leave_frozen_out(accelerator: Any) -> None:
-    """Let checkpoints hold no frozen weights: turbo's base would be 3.9 GB in each, and is in its own files."""
-
-    def drop(models: list[nn.Module], states: list[dict[str, Tensor]], _folder: str) -> None:
-        for model, state in zip(models, states, strict=False):  # under FSDP there are no states here
-            for name, parameter in accelerator.unwrap_model(model).named_parameters():
-                if not parameter.requires_grad:
-                    state.pop(name, None)
-
-    accelerator.register_save_state_pre_hook(drop)
-
-
-def load_checkpoint(accelerator: Any, folder: Path, average: list[Tensor]) -> dict[str, Any]:
-    """Load what ``save_checkpoint`` wrote and return its progress. Raises ModelError for a damaged checkpoint."""
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, by its manifest; None for one that is whole."""
     try:
-        accelerator.load_state(str(folder / "state"), strict=False)  # frozen weights are not in it
-        state = load_file(folder / "state" / _average_file(accelerator))
-        for i, tensor in enumerate(average):
-            _local(tensor).copy_(state[str(i)])
-        progress = json.loads((folder / "state" / "progress.json").read_text(encoding="utf-8"))
-        if not isinstance(progress, dict) or not isinstance(progress.get("step"), int):
-            raise ValueError("progress.json holds no step")
-    except (OSError, RuntimeError, ValueError, KeyError, IndexError, EOFError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"{folder}: this checkpoint cannot be resumed ({reason}); remove it to go on from the one before."
-        ) from None
-    return progress
+        files = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))["sha256"]
+        for name, expected in files.items():
+            if _sha256(checkpoint / name) != expected:
+                return f"{name} is not as it was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        return f"{Path(error.filename).name}: {why(error)}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST_FILE} is not as it was written"
+    return None if {STATE_FILE, TENSORS_FILE} <= files.keys() else f"{MANIFEST_FILE} is not as it was written"
 
 
-def _sharded(accelerator: Any) -> bool:
-    return str(accelerator.distributed_type).endswith("FSDP")
+def save_checkpoint(run: Path, step: int, state: Any, save_model: Callable[[Path], None], keep: int) -> None:
+    """Write ``RUN/checkpoint-STEP``, then remove all but the last ``keep``.
+
+    ``state``: what a restart needs, of dicts, lists, tuples, tensors, numbers, strings and None. ``save_model`` writes
+    the model into a folder. Raises StorageError where it cannot be written; the checkpoints before are left as they
+    were.
+    """
+    final, temporary = run / f"checkpoint-{step:08d}", run / f"{_SAVING}{step:08d}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        tensors: dict[str, Tensor] = {}
+        plain = json.dumps(_pack(state, tensors))
+        write_atomic(temporary / TENSORS_FILE, save(tensors))
+        write_atomic(temporary / STATE_FILE, plain.encode())
+        save_model(temporary / "model")
+        files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        sums = {p.relative_to(temporary).as_posix(): _sha256(p, flush=True) for p in files}
+        write_atomic(temporary / MANIFEST_FILE, (json.dumps({"sha256": sums}, indent=2) + "\n").encode())
+        _replace_folder(temporary, final)
+        for old in checkpoints(run)[:-keep]:
+            _remove_folder(old)
+    except (OSError, StorageError, ModelError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StorageError(
+            f"{run}: the checkpoint of step {step} cannot be saved ({_cause(error)}); make room on this disk, then "
+            "go on with --resume auto from the checkpoint before."
+        ) from error
 
 
-def _average_file(accelerator: Any) -> str:
-    return f"average-{accelerator.process_index if _sharded(accelerator) else 0}.safetensors"
+def load_checkpoint(checkpoint: Path) -> Any:
+    """The ``state`` of a checkpoint, its tensors on the CPU. Raises ModelError where it cannot be read."""
+    try:
+        tensors = load_file(checkpoint / TENSORS_FILE)
+        return _unpack(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")), tensors)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(f"{checkpoint}: this checkpoint cannot be read ({why(error)}); remove it.") from None
 
 
-def _local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor that FSDP has spread over several; else the tensor."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+def clear_leftovers(run: Path) -> None:
+    """Remove what a killed process left half-written in a run folder."""
+    for path in run.glob(".*"):
+        if path.is_dir() and path.name.startswith((_SAVING, _REMOVING)):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file() and path.name.startswith(TEMPORARY_PREFIX):
+            path.unlink(missing_ok=True)
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What JSON can hold of ``value``; its tensors go into ``tensors``.
+
+    A tensor's strides are kept: fused optimizers want their state laid out in memory as the parameters are.
+    """
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous()
+        return {"tensor": name, "stride": value.stride()}
+    if isinstance(value, dict):  # as pairs, since the keys of an optimizer's state are numbers
+        return {"dict": [[key, _pack(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [_pack(item, tensors) for item in value]}
+    return [_pack(item, tensors) for item in value] if isinstance(value, list) else value
+
+
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What ``_pack`` was given."""
+    if isinstance(value, list):
+        return [_unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        tensor = tensors[value["tensor"]]
+        return torch.empty_strided(tensor.shape, value["stride"], dtype=tensor.dtype).copy_(tensor)
+    if "tuple" in value:
+        return tuple(_unpack(item, tensors) for item in value["tuple"])
+    return {key: _unpack(item, tensors) for key, item in value["dict"]}
+
+
+def _sha256(path: Path, *, flush: bool = False) -> str:
+    """The checksum of a file; ``flush``: have it on the disk first."""
+    with path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    if flush:
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
+    return checksum
+
+
+def _cause(error: Exception) -> str:
+    """What the system said, where one of our errors stands around it."""
+    return why(error.__context__ if isinstance(error.__context__, OSError) else error)
+
+
+def _replace_folder(new: Path, old: Path) -> None:
+    """Put ``new`` in the place of ``old``, which may exist."""
+    if old.exists():
+        _remove_folder(old)
+    new.rename(old)
+    flush_folder(old.parent)
+
+
+def _remove_folder(folder: Path) -> None:
+    # Renamed first: a folder that is half removed must not be taken for a whole one.
+    gone = folder.with_name(f"{_REMOVING}{folder.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 class Best:
@@ -125,14 +216,10 @@ class Best:
         if math.isnan(value) or not (better or math.isnan(self.value)):
             return False
         self.value = value
-        best, new, old = self.run / "best", self.run / ".saving-best", self.run / ".removing-best"
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        new = self.run / f"{_SAVING}best"
+        shutil.rmtree(new, ignore_errors=True)
         save_model(new)
-        if best.exists():
-            best.rename(old)
-        new.rename(best)
-        shutil.rmtree(old, ignore_errors=True)
+        _replace_folder(new, self.run / "best")
         said = {"step": step, "figure": self.figure, "value": value}
         write_atomic(self.run / BEST_FILE, (json.dumps(said) + "\n").encode())
         return True
