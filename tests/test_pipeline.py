@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from faitheir import FaithEIRPipeline, Thumbnail, ThumbnailInfo, WeightsMismatchWarning
+import faitheir
+from conftest import save_tiny_model
+from faitheir import FaithEIRPipeline, Pipelines, Thumbnail, ThumbnailInfo, WeightsMismatchWarning, models, pipeline_for
 from faitheir.backbones.nano import Grain
 from faitheir.errors import ConfigError, DeviceError, ImageError, ModelError, ThumbnailError
 from faitheir.evaluation.roundtrip import round_trip
 from faitheir.images import Picture, read_picture
-from faitheir.models import KNOWN_CONFIGS, build_model
+from faitheir.models import KNOWN_CONFIGS, build_model, read_weights
 from tiny import model_config, wake
 
 COFFEE = Path(__file__).parents[1] / "examples" / "coffee.jpg"
@@ -136,8 +139,64 @@ def test_other_weights_and_another_scale_are_told(pipeline: FaithEIRPipeline) ->
     with pytest.warns(WeightsMismatchWarning, match=r"0123456789abcdef of 'somebody's'"):
         pipeline.upscale(other)
     smaller = Thumbnail(made.picture, ThumbnailInfo(32, 64, 64, "nano-x32", "0123456789abcdef"))
-    with pytest.raises(ThumbnailError, match=r"32x by 'nano-x32'"):
+    with pytest.raises(ThumbnailError, match=r"32x by the weights 0123456789abcdef of 'nano-x32'"):
         pipeline.upscale(smaller)
+
+
+@pytest.fixture
+def several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that holds two models of 16x, one under the other's name with "-old", and one of 32x."""
+    for folder, name, scale, seed in (("a", "a", 16, 0), ("a-old", "a", 16, 1), ("b", "b", 32, 2)):
+        save_tiny_model(tmp_path / "weights" / folder, model_config(name=name, scale=scale), seed)
+    monkeypatch.setattr("faitheir.models.embedded_folder", lambda: tmp_path / "weights")
+    return tmp_path
+
+
+def test_a_thumbnail_finds_the_model_whose_weights_made_it(several: Path) -> None:
+    photo = noise(64, 64)
+    pipelines = Pipelines(default="b", tile=512)
+    for name in ("a", "a-old", "b"):
+        maker = FaithEIRPipeline.from_pretrained(name)
+        maker.downscale(photo).save(several / "t.png")
+        found = pipelines.for_thumbnail(Thumbnail.open(several / "t.png"))
+        assert (found.weights, found.scale, found.tile) == (maker.weights, maker.scale, 512)
+        assert pipelines.for_thumbnail(Thumbnail.open(several / "t.png")) is found, "opened once"
+        assert pipeline_for(several / "t.png", max_pixels=1000).weights == maker.weights
+    assert pipelines.for_thumbnail(None).name == "b"
+    assert pipeline_for(photo, default="a-old").weights == pipelines.open("a-old").weights
+    assert Pipelines("a").for_thumbnail(Thumbnail.open(several / "t.png")).name == "a"
+
+
+def test_a_thumbnail_of_unknown_weights_has_the_model_of_its_name_or_none(several: Path) -> None:
+    small = Picture(noise(4, 4))
+    pipelines = Pipelines()
+    of_name = Thumbnail(small, ThumbnailInfo(16, 64, 64, "a", "0123456789abcdef"))
+    found = pipelines.for_thumbnail(of_name)
+    assert found.weights == FaithEIRPipeline.from_pretrained("a").weights
+    with pytest.warns(WeightsMismatchWarning, match="0123456789abcdef of 'a'"):
+        found.upscale(of_name)
+    stranger = Thumbnail(small, ThumbnailInfo(16, 64, 64, str(several / "weights" / "a"), "0123456789abcdef"))
+    with pytest.raises(ModelError, match=r"weights 0123456789abcdef of .* give the folder or the Hub id"):
+        pipelines.for_thumbnail(stranger)
+
+
+def test_weights_are_hashed_once_while_their_file_stays(several: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(models, "read_weights", lambda folder: read.append(folder) or read_weights(folder))
+    thumbnail = Thumbnail(Picture(noise(2, 2)), ThumbnailInfo(32, 64, 64, "b", "0123456789abcdef"))
+    for _ in range(3):
+        assert models.model_for(thumbnail.info) == "b"
+    assert len(read) == 1, "those of other scales are not read"
+    save_tiny_model(several / "weights" / "b", model_config(name="b", scale=32), 3)
+    assert models.stored_hash(several / "weights" / "b") == FaithEIRPipeline.from_pretrained("b").weights
+
+
+@pytest.mark.usefixtures("several")
+def test_threads_share_what_is_opened() -> None:
+    pipelines = Pipelines()
+    with ThreadPoolExecutor(8) as pool:
+        opened = list(pool.map(pipelines.open, ["a", "b"] * 8))
+    assert len({id(pipeline) for pipeline in opened}) == 2
 
 
 def test_a_photograph_in_place_of_a_thumbnail_is_refused_before_anything_is_allocated(
@@ -363,6 +422,15 @@ def test_bad_arguments_are_one_clear_sentence(pipeline: FaithEIRPipeline, tiny_m
         pipeline.downscale(torch.zeros(3))
     with pytest.raises(ConfigError, match="output_type is 'banana'; choose one of pil, np, pt"):
         pipeline.upscale(noise(2, 3), output_type="banana")  # type: ignore[call-overload]
+
+
+def test_the_public_names_are_listed_and_there() -> None:
+    assert set(faitheir.__all__) <= set(dir(faitheir))
+    for name in faitheir.__all__:
+        assert getattr(faitheir, name) is not None
+    assert {"FaithEIR", "ModelConfig", "TrainConfig", "train", "pipeline_for"} <= set(faitheir.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        faitheir.nonsense  # noqa: B018
 
 
 def test_push_to_hub_says_when_the_hub_cannot_be_reached(

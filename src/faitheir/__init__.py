@@ -11,27 +11,44 @@ from faitheir.version import __version__
 if TYPE_CHECKING:
     from faitheir.errors import FaithEIRError
     from faitheir.evaluation.evaluate import evaluate
-    from faitheir.pipeline import FaithEIRPipeline, WeightsMismatchWarning
+    from faitheir.models import ModelConfig
+    from faitheir.nn.codec import FaithEIR
+    from faitheir.pipeline import FaithEIRPipeline, Pipelines, WeightsMismatchWarning, pipeline_for
     from faitheir.thumbnail import Thumbnail, ThumbnailInfo
-
+    from faitheir.training.config import TrainConfig, load_train_config
+    from faitheir.training.loop import train
 
 __all__ = [
+    "FaithEIR",
     "FaithEIRError",
     "FaithEIRPipeline",
+    "ModelConfig",
+    "Pipelines",
     "Thumbnail",
     "ThumbnailInfo",
+    "TrainConfig",
     "WeightsMismatchWarning",
     "__version__",
     "evaluate",
+    "load_train_config",
+    "pipeline_for",
+    "train",
 ]
 
 _HOMES = {
+    "FaithEIR": "nn.codec",
     "FaithEIRError": "errors",
     "FaithEIRPipeline": "pipeline",
-    "evaluate": "evaluation.evaluate",
-    "WeightsMismatchWarning": "pipeline",
+    "ModelConfig": "models",
+    "Pipelines": "pipeline",
     "Thumbnail": "thumbnail",
     "ThumbnailInfo": "thumbnail",
+    "TrainConfig": "training.config",
+    "WeightsMismatchWarning": "pipeline",
+    "evaluate": "evaluation.evaluate",
+    "load_train_config": "training.config",
+    "pipeline_for": "pipeline",
+    "train": "training.loop",
 }
 
 
@@ -40,3 +57,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"faitheir.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'faitheir' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

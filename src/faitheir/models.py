@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from faitheir.backbones.turbo import TurboBackbone, TurboConfig
 from faitheir.config import from_dict, to_dict
 from faitheir.errors import ConfigError, ModelError
 from faitheir.nn.codec import Backbone, CodecConfig, FaithEIR
+from faitheir.thumbnail import ThumbnailInfo
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 
@@ -175,6 +177,24 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+def stored_hash(folder: Path) -> str:
+    """``weights_hash`` of a model folder's file, read once as long as the file stays as it is.
+
+    Raises ModelError where there are no weights to be read.
+    """
+    path = folder / WEIGHTS_FILE
+    try:
+        status = path.stat()
+    except OSError:
+        return weights_hash(read_weights(folder))  # says what is wrong
+    return _file_hash(path.resolve(), status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)
+def _file_hash(path: Path, modified: int, size: int) -> str:  # noqa: ARG001
+    return weights_hash(read_weights(path.parent))
+
+
 def save_model(
     folder: str | Path,
     model: FaithEIR,
@@ -221,8 +241,12 @@ def read_config(folder: Path) -> ModelConfig:
 
 def embedded_models() -> list[str]:
     """The names of the models inside this package."""
-    root = resources.files("faitheir") / "weights"
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and (p / CONFIG_FILE).is_file())
+    return sorted(p.parent.name for p in embedded_folder().glob(f"*/{CONFIG_FILE}"))
+
+
+def embedded_folder() -> Path:
+    """Where they lie."""
+    return Path(str(resources.files("faitheir") / "weights"))
 
 
 def find_model(source: str | Path) -> Path:
@@ -233,7 +257,7 @@ def find_model(source: str | Path) -> Path:
     """
     name = str(source)
     if name in embedded_models():
-        return Path(str(resources.files("faitheir") / "weights" / name))
+        return embedded_folder() / name
     path = Path(source)
     try:
         is_folder, exists = path.is_dir(), path.exists()
@@ -254,6 +278,34 @@ def find_model(source: str | Path) -> Path:
     raise ModelError(
         f"Unknown model '{name}': neither an embedded model ({known}), nor a folder, nor a Hub id such as 'owner/name'."
     )
+
+
+def model_for(info: ThumbnailInfo | None, default: str = DEFAULT_MODEL) -> str:
+    """The name of the embedded model that restores a thumbnail: that whose weights made it, by their hash.
+
+    Where none has them, the one of the name in the thumbnail, if there is a name (restoring then warns); without
+    metadata ``default``. Only embedded models: a file's metadata must not choose what is read from the disk or the
+    network. Raises ModelError where there is none.
+    """
+    if info is None:
+        return default
+    # Its own name first: the other weights of its scale need not be read then.
+    for name in sorted(embedded_models(), key=lambda name: name != info.model):
+        folder = find_model(name)
+        if read_config(folder).codec.scale == info.scale and stored_hash(folder) == info.weights:
+            return name
+    if info.model in embedded_models():
+        return info.model
+    raise ModelError(
+        f"the thumbnail was made by {maker(info)}, which this package does not hold; give the folder or the Hub id of "
+        "the model that made it."
+    )
+
+
+def maker(info: ThumbnailInfo) -> str:
+    """The model that made a thumbnail, as messages name it: by its weights, and by its name where that is known."""
+    weights = f"the weights {info.weights}"
+    return f"{weights} of '{info.model}'" if info.model else weights
 
 
 def _download(repository: str) -> Path:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self, TypeAlias, TypeVar, get_args, overload
+from threading import Lock
+from typing import Any, BinaryIO, Literal, Self, TypeAlias, TypedDict, TypeVar, Unpack, get_args, overload
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ from faitheir.models import (
     ModelConfig,
     find_model,
     load_model,
+    maker,
+    model_for,
     save_model,
     stored_state,
     weights_hash,
@@ -267,13 +270,13 @@ class FaithEIRPipeline:
         if info is not None:
             if info.scale != self.scale:
                 raise ThumbnailError(
-                    f"the thumbnail was made at {info.scale}x by '{info.model}', and '{self.name}' restores "
+                    f"the thumbnail was made at {info.scale}x by {maker(info)}, and '{self.name}' restores "
                     f"{self.scale}x; use the model that made it."
                 )
             if info.weights != self.weights:
                 warnings.warn(
-                    f"the thumbnail was made by the weights {info.weights} of '{info.model}', and is restored by "
-                    f"{self.weights} of '{self.name}': details and colours may be off.",
+                    f"the thumbnail was made by {maker(info)}, and is restored by the weights {self.weights} of "
+                    f"'{self.name}': details and colours may be off.",
                     WeightsMismatchWarning,
                     stacklevel=2,
                 )
@@ -466,6 +469,66 @@ class FaithEIRPipeline:
         with torch.inference_mode():
             out = function(x)
         return out.float().permute(0, 2, 3, 1).cpu().numpy().copy()
+
+
+class PipelineOptions(TypedDict, total=False):
+    """What ``FaithEIRPipeline.from_pretrained`` takes beside the model."""
+
+    base: str | Path | None
+    device: str | torch.device
+    dtype: str | torch.dtype
+    tile: int | None
+    fidelity: float
+    max_pixels: int
+
+
+class Pipelines:
+    """The pipelines that restore thumbnails, each opened once. Threads may share it.
+
+    >>> pipelines = Pipelines(device="auto")
+    >>> for path in paths:
+    ...     thumbnail = Thumbnail.open(path)
+    ...     picture = pipelines.for_thumbnail(thumbnail).upscale(thumbnail)
+    """
+
+    def __init__(
+        self, model: str | Path | None = None, *, default: str = DEFAULT_MODEL, **options: Unpack[PipelineOptions]
+    ) -> None:
+        """``model``: the one for all thumbnails, in place of the one that each names. ``default``: the one for those
+        without metadata. ``options``: for ``FaithEIRPipeline.from_pretrained``.
+        """
+        self.model = model
+        self.default = default
+        self.options = options
+        self._opened: dict[str, FaithEIRPipeline] = {}
+        self._lock = Lock()
+
+    def open(self, source: str | Path) -> FaithEIRPipeline:
+        """The pipeline of a model, as ``from_pretrained`` loads it the first time, and raises."""
+        with self._lock:
+            if str(source) not in self._opened:
+                self._opened[str(source)] = FaithEIRPipeline.from_pretrained(source, **self.options)
+            return self._opened[str(source)]
+
+    def for_thumbnail(self, thumbnail: Thumbnail | None = None) -> FaithEIRPipeline:
+        """The one that restores it: ``model``, or else the embedded one that made it (see ``models.model_for``).
+
+        Raises ModelError where that is not in this package.
+        """
+        if self.model is not None:
+            return self.open(self.model)
+        return self.open(model_for(None if thumbnail is None else thumbnail.info, self.default))
+
+
+def pipeline_for(
+    thumbnail: ThumbnailLike, *, default: str = DEFAULT_MODEL, **options: Unpack[PipelineOptions]
+) -> FaithEIRPipeline:
+    """The pipeline of the embedded model that restores this thumbnail; for many, ``Pipelines`` loads each model once.
+
+    ``thumbnail``: as for ``FaithEIRPipeline.upscale``. ``default``, ``options``: see ``Pipelines``. Raises ModelError
+    where the model that made it is not in this package.
+    """
+    return Pipelines(default=default, **options).for_thumbnail(_as_thumbnail(thumbnail))
 
 
 def _to_uint8(values: Float32Array) -> UInt8Array:
