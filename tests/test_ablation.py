@@ -9,7 +9,8 @@ import pytest
 
 from conftest import save_tiny_model
 from faitheir.comparison.ablation import ablation_runs, ablation_tables, table2_label, write_ablation
-from faitheir.comparison.compare import Measuring, compare
+from faitheir.comparison.compare import compare
+from faitheir.comparison.produce import Setting
 from faitheir.comparison.published import published_table
 from faitheir.config import to_dict
 from faitheir.errors import EvaluationError
@@ -66,8 +67,8 @@ def test_tables_in_the_papers_form(trained: Path, photo: Photo, tmp_path: Path) 
     photo("hr/b.png", 50, 70, seed=1)
     runs = ablation_runs(trained)
     out = tmp_path / "out"
-    measuring = Measuring(metrics=("psnr", "ssim"), progress=False)
-    results = compare(tmp_path / "hr", [run.spec for run in runs], out, measuring=measuring)
+    setting = Setting(metrics=("psnr", "ssim"), progress=False)
+    results = compare(tmp_path / "hr", [run.opener for run in runs], out, setting=setting)
     tables = ablation_tables(runs, results)
     ours = {number: [r for r in rows if r.kind != "published"] for number, rows in tables.items()}
     assert [r.system for r in ours[2]][:2] == ["E1 w/ HaarT+ND+LTE", "E10 w/ LRT+ADP+SP (squeezenet)"]
@@ -93,8 +94,8 @@ def test_a_run_for_table_3_alone(trained: Path, photo: Photo, tmp_path: Path) ->
     config = model_config(name="tiny", embedder="lte")
     save_tiny_model(trained / "adp-learned" / "model", config, seed=7)
     chosen = [run for run in ablation_runs(trained) if run.folder.name in ("e5", "adp-learned", "adp-zeros")]
-    measuring = Measuring(metrics=("psnr",), progress=False)
-    results = compare(tmp_path / "hr", [run.spec for run in chosen], tmp_path / "out", measuring=measuring)
+    setting = Setting(metrics=("psnr",), progress=False)
+    results = compare(tmp_path / "hr", [run.opener for run in chosen], tmp_path / "out", setting=setting)
     tables = ablation_tables(chosen, results)
     measured = {run.folder.name: result.summary["psnr"] for run, result in zip(chosen, results, strict=True)}
     ours = {n: {r.system: r.summary["psnr"] for r in rows if r.kind != "published"} for n, rows in tables.items()}

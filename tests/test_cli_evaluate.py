@@ -70,6 +70,11 @@ def test_restored_by_others_beside_a_model(hr: Path, tiny_model: Path, tmp_path:
     assert small.summary["thumbnail_psnr"] == ours.summary["thumbnail_psnr"]
     assert (small.scale, small.protocol) == (16, "luma")
     assert small.summary["psnr"] != ours.summary["psnr"]
+    # Without thumbnails, the scale is the one that is given.
+    told = ("--restored", made / "restored", "--name", "told", "--metrics", "lattice", "--scale", 16)
+    ok("evaluate", "--hr", hr, *told, "-o", out, "--device", "cpu")
+    assert read_result(out / "told.json").scale == 16
+    assert "lattice" in read_result(out / "told.json").summary
     # A folder of the same name is another system.
     write_picture(made / "x.png", Picture(np.zeros((9, 9, 3), np.uint8)))
     ok("evaluate", "--hr", hr, "--restored", made / "restored", "-o", out, *CHEAP)

@@ -109,7 +109,7 @@ def test_bytes_that_no_quality_reaches(rgb: UInt8Array) -> None:
 def test_reduced_freely_is_never_worse(rgb: UInt8Array) -> None:
     codec = sparse(codec_of("jpeg"), 4)
     budget = len(codec.encode(rgb, codec.qualities[0])) + 20
-    plain, free = (encode_within(codec, rgb, budget, reduce=way) for way in ("where needed", "freely"))
+    plain, free = (encode_within(codec, rgb, budget, freely=freely) for freely in (False, True))
     assert plain.factor == 1
     assert free.factor > 1
     assert len(free.data) <= budget

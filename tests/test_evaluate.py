@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from PIL import Image
 import faitheir.evaluation.evaluate as evaluating
 import weights as files_of
 from faitheir import FaithEIRPipeline, Thumbnail, evaluate
-from faitheir.comparison.produce import Made, Task, model_settings, model_work, produce
+from faitheir.comparison.produce import Setting, System
+from faitheir.comparison.systems import ModelSystem
 from faitheir.errors import EvaluationError, MissingDependencyError, PairingError, StorageError
 from faitheir.evaluation.evaluate import files_hash
 from faitheir.evaluation.metrics import psnr, ssim
@@ -351,7 +352,7 @@ def test_a_thumbnail_of_the_wrong_size(folders: tuple[Path, Path, Path], photo: 
     outputs = pair(list_originals(hr), restored, small)
     photo("small/b.thumb.png", 9, 9)
     result = run(hr, outputs, metrics=["psnr", "thumbnail_psnr"], scale=16)
-    assert "9 x 9 pixels, and at scale 16 4 x 6 are wanted" in str(result.pictures[1].error)
+    assert "9 x 9 pixels, and at scale 16 it should be 4 x 6" in str(result.pictures[1].error)
     assert set(values(result, "thumbnail_psnr")) == {"a", "in/c"}
     assert set(values(result, "psnr")) == {"a", "b", "in/c"}
 
@@ -435,30 +436,43 @@ def test_a_damaged_entry_is_computed_again(folders: tuple[Path, Path, Path], tmp
 # ----- making what is measured
 
 
-def bicubic(task: Task) -> Made:
-    original = read_picture(task.original).rgb
-    write_picture(task.stored, Picture(bicubic_thumbnail(original, 16)))
-    write_picture(task.restored, Picture(original))
-    return Made(0.1, 0.2, {"quality": 3.0})
+class Made(System):
+    """Bicubic thumbnails, and the originals as what comes back; what it was asked for is in ``asked``."""
+
+    kind = "resampling"
+    suffix = ".png"
+
+    def __init__(self, settings: Any = "", interrupt: str = "") -> None:
+        super().__init__("made", 16, {})
+        self.asked: list[str] = []
+        self.by, self.interrupt = settings, interrupt
+
+    def settings(self, picture: str) -> str:
+        return str(self.by(picture) if callable(self.by) else self.by)
+
+    def prepare(self, pending: Mapping[str, Path], folder: Path) -> None:  # noqa: ARG002
+        self.asked.extend(pending)
+
+    def work(self, picture: str, original: Path, stored: Path, restored: Path) -> dict[str, Any]:
+        if picture == self.interrupt:
+            raise KeyboardInterrupt
+        rgb = read_picture(original).rgb
+        write_picture(stored, Picture(bicubic_thumbnail(rgb, 16)))
+        write_picture(restored, Picture(rgb))
+        return {"seconds_down": 0.1, "seconds_up": 0.2, "details": {"quality": 3.0}}
 
 
 def test_pictures_are_made_once(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     originals = list_originals(folders[0])
-    asked: list[str] = []
 
-    def make(settings: Any = "one", work: Callable[[Task], Made] = bicubic, **options: Any) -> tuple[list[str], Any]:
-        asked.clear()
-        options = {"store": Store(tmp_path / "cache"), "progress": False} | options
-        outputs = produce(originals, work, tmp_path / "out", settings=settings, prepare=asked.extend, **options)
-        return list(asked), outputs
-
-    def interrupted(task: Task) -> Made:
-        if task.picture == "b":
-            raise KeyboardInterrupt
-        return bicubic(task)
+    def make(settings: Any = "one", kind: type[Made] = Made, interrupt: str = "") -> tuple[list[str], Any]:
+        system = kind(settings, interrupt)
+        outputs = system.outputs(originals, tmp_path / "out", Store(tmp_path / "cache"), progress=False)
+        assert system.made == outputs
+        return system.asked, outputs
 
     with pytest.raises(KeyboardInterrupt):
-        make(work=interrupted)
+        make(interrupt="b")
     assert not [p for p in (tmp_path / "out").rglob("*") if p.name.startswith(".") or p.stem == "b"]
     done, outputs = make()
     assert done == ["b", "in/c"]
@@ -478,8 +492,12 @@ def test_pictures_are_made_once(folders: tuple[Path, Path, Path], tmp_path: Path
     assert make("two")[0] == ["in/c"]
     write_picture(originals["b"], Picture(noise(20, 20)))
     assert make("two")[0] == ["b"]
+
     # Files that are no pictures have a folder and a suffix of their own.
-    _, coded = make("codec", work=lambda task: bicubic(task), kept="coded", suffix=".webp")
+    class Coded(Made):
+        kept, suffix = "coded", ".webp"
+
+    _, coded = make("codec", Coded)
     assert coded["a"].thumbnail is None
     assert coded["a"].bytes == (tmp_path / "out" / "coded" / "a.webp").stat().st_size
 
@@ -488,16 +506,17 @@ def test_a_picture_that_cannot_be_made_stops_no_other(folders: tuple[Path, Path,
     originals = list_originals(folders[0])
     originals["b"].write_bytes(b"no picture")
     originals["gone"] = tmp_path / "gone.png"
-    outputs = produce(originals, bicubic, tmp_path / "out", settings="", store=Store(), progress=False)
+    outputs = Made().outputs(originals, tmp_path / "out", Store(), progress=False)
     assert [name for name, output in outputs.items() if output.error is None] == ["a", "in/c"]
     assert str(originals["b"]) in str(outputs["b"].error)
     assert "does not exist" in str(outputs["gone"].error)
 
-    def lacking(_: Task) -> Made:
-        raise MissingDependencyError("it needs a library.")
+    class Lacking(Made):
+        def work(self, picture: str, original: Path, stored: Path, restored: Path) -> dict[str, Any]:  # noqa: ARG002
+            raise MissingDependencyError("it needs a library.")
 
     with pytest.raises(MissingDependencyError):  # no picture is free of that
-        produce(originals, lacking, tmp_path / "out", settings="other", store=Store(), progress=False)
+        Lacking("other").outputs(originals, tmp_path / "out", Store(), progress=False)
 
 
 def test_a_model_goes_through_its_thumbnail_file(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
@@ -505,8 +524,8 @@ def test_a_model_goes_through_its_thumbnail_file(tiny_model: Path, photo: Photo,
     exif = Image.Exif()
     exif[0x010E] = "what a description, long enough to weigh something " * 4
     originals = {"a": photo("hr/a.jpg", 70, 45, exif=exif), "b": photo("hr/b.png", 40, 33, mode="RGBA")}
-    options: Any = {"settings": str(model_settings(pipeline)), "store": Store(), "suffix": ".webp", "progress": False}
-    outputs = produce(originals, model_work(pipeline), tmp_path / "out", **options)
+    system = ModelSystem(str(tiny_model), Setting())
+    outputs = system.outputs(originals, tmp_path / "out", Store(), progress=False)
     for name, output in outputs.items():
         assert output.thumbnail is not None
         assert output.thumbnail.suffix == ".webp"
@@ -519,7 +538,7 @@ def test_a_model_goes_through_its_thumbnail_file(tiny_model: Path, photo: Photo,
         assert output.seconds_down is not None
         assert output.seconds_up is not None
         assert output.seconds_up > 0 < output.seconds_down
-    result = run(originals, outputs, metrics=["psnr", "thumbnail_psnr"], about=model_settings(pipeline))
+    result = run(originals, outputs, metrics=["psnr", "thumbnail_psnr"], about=system.about)
     assert result.scale == 16
     assert result.about["model_weights"] == pipeline.weights
     assert "thumbnail_psnr" in result.summary
@@ -589,7 +608,7 @@ def test_results_on_disk(folders: tuple[Path, Path, Path], tmp_path: Path) -> No
         ('{"version": 1, "system": "x", "kind": "magic", "protocol": "paper"}', "choose one of"),
         (
             '{"version": 1, "system": "x", "kind": "model", "protocol": "paper", "summary": {"psnr": "high"}}',
-            "no number",
+            "not a number",
         ),
         ('{"version": 1, "system": "x", "kind": "model", "protocol": "paper", "pictures": 3}', "not a result"),
         ("\x00", "not a result"),

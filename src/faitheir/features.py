@@ -179,7 +179,7 @@ def read_state(name: str, path: str | Path) -> dict[str, Tensor]:
 def torchvision_state(name: Literal["alexnet", "vgg16"], weights: str | Path | None) -> dict[str, Tensor]:
     """ImageNet weights of one of torchvision's networks, from a local file or, for None, as torchvision fetches them.
 
-    Raises ModelError where they cannot be had, MissingDependencyError without torchvision.
+    Raises ModelError where they are not available, MissingDependencyError without torchvision.
     """
     if weights is not None:
         return read_state(name, weights)

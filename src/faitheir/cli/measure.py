@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from faitheir.errors import one_line
 from faitheir.images import write_picture
 
 if TYPE_CHECKING:
-    from faitheir.comparison.compare import Measuring
-    from faitheir.comparison.systems import Setting
+    from faitheir.comparison.methods import Opener
+    from faitheir.comparison.produce import Setting
     from faitheir.evaluation.results import SystemResult
 
 
@@ -122,22 +123,21 @@ def evaluate(
         raise PlanError("--thumbnails and --scale are for --restored; a model makes its thumbnails itself.")
 
     from faitheir.comparison.compare import compare, write_comparison
-    from faitheir.comparison.methods import Spec
+    from faitheir.comparison.systems import ModelSystem, Restored
     from faitheir.errors import EvaluationError
     from faitheir.evaluation.results import file_stem, read_results
 
     folders = ":".join(str(path) for path in (restored, thumbnails) if path is not None)
+    opener: Opener = partial(Restored, folders, label=name)
     if model is not None:
-        spec = Spec("model", model, label=name, fidelity=fidelity)
-    else:
-        spec = Spec("restored", folders, label=name)
-    setting, measuring = _measuring(**options)
+        opener = partial(ModelSystem, model, label=name, fidelity=fidelity)
+    setting = _setting(scale=scale, **options)
     try:
         rows = _published(published)
         _check_output(output)
         if restored is not None:
             _check_name(output / f"{file_stem(name or restored.name)}.json", str(restored))
-        (result,) = compare(hr, [spec], output, setting=setting, scale=scale, measuring=measuring)
+        (result,) = compare(hr, [opener], output, setting=setting)
     except EvaluationError as error:
         raise PlanError(str(error)) from None
     click.echo("\n".join(printable(line) for line in _result_lines(result)))
@@ -147,12 +147,11 @@ def evaluate(
     _conclude([result], [output / f"{file_stem(result.system)}.json", *files], problems)
 
 
-def _measuring(
-    protocol: str, metrics: str | None, weights: tuple[str, ...], batch: int, thumbnail_suffix: str, **compute: Any
-) -> "tuple[Setting, Measuring]":
+def _setting(
+    protocol: str, metrics: str | None, weights: tuple[str, ...], thumbnail_suffix: str, **options: Any
+) -> "Setting":
     """What `_measure_options` and `compute_options` say."""
-    from faitheir.comparison.compare import Measuring
-    from faitheir.comparison.systems import Setting
+    from faitheir.comparison.produce import Setting
     from faitheir.errors import EvaluationError
     from faitheir.evaluation.evaluate import check_request
 
@@ -162,13 +161,12 @@ def _measuring(
         if not (equals and network and path):
             raise PlanError(f"--weights {text} is not NETWORK=PATH, such as --weights vgg16=vgg16.pth.")
         files[network] = Path(path)
-    names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+    names = None if metrics is None else tuple(name.strip() for name in metrics.split(",") if name.strip())
     try:
         check_request(protocol, names, files)
     except EvaluationError as error:
         raise PlanError(str(error)) from None
-    setting = Setting(protocol=protocol, weights=files, suffix=f".{thumbnail_suffix}", **compute)
-    return setting, Measuring(names, batch)
+    return Setting(protocol=protocol, metrics=names, weights=files, suffix=f".{thumbnail_suffix}", **options)
 
 
 def _published(dataset: str | None) -> "list[SystemResult]":
@@ -261,7 +259,6 @@ def compare(
     systems: tuple[str, ...],
     hr: Path,
     methods: tuple[str, ...],
-    scale: int | None,
     target: str | None,
     published: str | None,
     ablation: Path | None,
@@ -300,22 +297,20 @@ def compare(
     from faitheir.errors import EvaluationError
     from faitheir.evaluation.results import file_stem
 
-    setting, measuring = _measuring(**options)
+    setting = _setting(**options)
     try:
         runs = [] if ablation is None else ablation_runs(ablation)
-        specs = [run.spec for run in runs] or parse_methods([*methods, *systems])
-        if runs and measuring.metrics is None:
-            measuring = replace(measuring, metrics=[name for name in ABLATION_METRICS[3] if name != "lpips"])
+        openers = [run.opener for run in runs] or parse_methods([*methods, *systems])
+        if runs and setting.metrics is None:
+            setting = replace(setting, metrics=tuple(name for name in ABLATION_METRICS[3] if name != "lpips"))
         rows = _published(published)
         _check_output(output)
         results = run_comparison(
             hr,
-            specs,
+            openers,
             output,
             setting=setting,
-            scale=scale,
             target=target,
-            measuring=measuring,
             done=lambda result: click.echo(printable(f"measured: {result.system}")),
         )
     except EvaluationError as error:

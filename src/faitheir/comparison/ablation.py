@@ -4,11 +4,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from faitheir.comparison.methods import Spec
+from faitheir.comparison.methods import Opener
 from faitheir.comparison.published import published_results, published_table
+from faitheir.comparison.systems import ModelSystem
 from faitheir.comparison.tables import summary_csv, tabulate, to_latex, to_markdown
 from faitheir.errors import EvaluationError
 from faitheir.evaluation.results import SystemResult
@@ -32,9 +34,9 @@ class AblationRun:
     experiment: str
 
     @property
-    def spec(self) -> Spec:
+    def opener(self) -> Opener:
         """For ``compare``."""
-        return Spec("model", str(self.folder / "model"), label=self.folder.name)
+        return partial(ModelSystem, str(self.folder / "model"), label=self.folder.name)
 
 
 _PRIORS = {"adp": "ADP", "zeros": "Zeros ADP", "random": "Random ADP", "normal": "ND", "gmm": "GMM"}

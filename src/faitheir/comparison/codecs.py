@@ -1,12 +1,12 @@
-"""Picture codecs as rivals: the best a codec does in as many bytes, and the fewest bytes in which it does as well.
+"""Picture codecs as rivals: the best quality at equal bytes, and the fewest bytes at equal quality.
 
-Only pixels are coded: no profile, no EXIF. What is compared is what comes back from the bytes.
+Only pixels are coded: no profile, no EXIF. What is compared is the picture decoded from the bytes.
 """
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -23,18 +23,18 @@ from faitheir.images import (
     writer_version,
 )
 
-#: To be raised when a search chooses otherwise than before, so that what an older one made is made again.
+#: Version of the searches. Raise it when one chooses differently, so that files of an older one are made again.
 SEARCH = 2
 
-#: By what sides may be divided before a codec sees a picture, beside 1.
+#: Factors other than 1 by which the sides may be divided before coding.
 FACTORS = (2, 3, 4, 6, 8, 12, 16)
 
 
 @dataclass(frozen=True)
 class Codec:
-    """A codec and how it is set: ``encode`` takes uint8 (H, W, 3) and a quality, ``decode`` gives the former back.
+    """A codec and its options: ``encode`` takes uint8 (H, W, 3) and a quality, ``decode`` returns such a picture.
 
-    ``qualities``: all there are, ascending, so from the fewest bytes to the most. ``about``: library, version, options.
+    ``qualities``: all of them, ascending, so from the fewest bytes to the most. ``about``: library, version, options.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Coded:
 
 
 def jpeg() -> Codec:
-    """JPEG with what makes its files small without another encoder: halved chroma, own Huffman tables, progressive."""
+    """JPEG at its smallest with Pillow's encoder: halved chroma, optimised Huffman tables, progressive."""
     return _pillow("jpeg", ".jpg", range(1, 101), subsampling="4:2:0", optimize=True, progressive=True)
 
 
@@ -115,28 +115,19 @@ def _pillow(name: str, suffix: str, qualities: Sequence[int], **options: object)
     return Codec(name, suffix, qualities, encode, decode, f"{writer_version(suffix[1:])}; {chosen}")
 
 
-@dataclass
 class _Trials:
     """One picture, reduced by one factor, at whatever qualities are tried: each coded once."""
 
-    codec: Codec
-    rgb: UInt8Array
-    factor: int
-    _coded: dict[int, bytes] = field(default_factory=dict)
-    _small: UInt8Array | None = None
-
-    def data(self, index: int) -> bytes:
-        """The bytes at the codec's quality number ``index``."""
-        if index not in self._coded:
-            if self._small is None:
-                self._small = _reduced(self.rgb, self.factor)
-            self._coded[index] = self.codec.encode(self._small, self.codec.qualities[index])
-        return self._coded[index]
+    def __init__(self, codec: Codec, rgb: UInt8Array, factor: int) -> None:
+        small = cache(lambda: _reduced(rgb, factor))
+        #: The bytes at the codec's quality number ``index``.
+        self.data = cache(lambda index: codec.encode(small(), codec.qualities[index]))
+        self.codec, self._rgb, self._factor = codec, rgb, factor
 
     def coded(self, index: int) -> Coded:
         """The same, decoded and brought back to the picture's size."""
         data = self.data(index)
-        return Coded(data, decode(self.codec, data, self.rgb.shape), self.codec.qualities[index], self.factor)
+        return Coded(data, decode(self.codec, data, self._rgb.shape), self.codec.qualities[index], self._factor)
 
 
 def encode(codec: Codec, rgb: UInt8Array, quality: int, factor: int) -> bytes:
@@ -150,14 +141,14 @@ def _reduced(rgb: UInt8Array, factor: int) -> UInt8Array:
 
 
 def decode(codec: Codec, data: bytes, shape: tuple[int, ...]) -> UInt8Array:
-    """What bytes give, at the size (H, W[, 3]) of the picture that they stand for: enlarged where it was reduced."""
+    """The picture that bytes hold, enlarged to the size (H, W[, 3]) of the original where it was reduced."""
     height, width = shape[:2]
     rgb = codec.decode(data)
     return rgb if rgb.shape[:2] == (height, width) else resize_bicubic(rgb, (width, height))
 
 
 def _first(count: int, holds: Callable[[int], bool]) -> int:
-    """The first of 0 to count - 1 for which ``holds``, by bisection as if it held from there on; count if for none."""
+    """The first of 0 to count - 1 for which ``holds``, by bisection as if it held from there on; count if none."""
     low, high = 0, count
     while low < high:
         middle = (low + high) // 2
@@ -170,22 +161,20 @@ def _within(codec: Codec, rgb: UInt8Array, budget: int, factor: int) -> Coded | 
     trials = _Trials(codec, rgb, factor)
     count = len(codec.qualities)
     best = _first(count, lambda i: len(trials.data(i)) > budget) - 1
-    # A higher quality is a few bytes smaller now and then: its neighbours are looked at, too.
+    # Now and then a higher quality is a few bytes smaller: its neighbours are tried, too.
     best = max((i for i in range(max(best, 0), min(best + 4, count)) if len(trials.data(i)) <= budget), default=-1)
     return trials.coded(best) if best >= 0 else None
 
 
-def encode_within(
-    codec: Codec, rgb: UInt8Array, budget: int, *, reduce: Literal["where needed", "freely"] = "where needed"
-) -> Coded:
+def encode_within(codec: Codec, rgb: UInt8Array, budget: int, *, freely: bool = False) -> Coded:
     """The largest quality whose file has at most ``budget`` bytes.
 
     Where even the lowest has more, the picture is reduced before it is coded, by that one of ``FACTORS`` which gives
-    the highest PSNR in those bytes; with ``reduce`` "freely" it is so wherever that gives a higher PSNR than the whole
-    picture does. Raises EvaluationError where nothing fits.
+    the highest PSNR in those bytes; with ``freely`` also wherever that gives a higher PSNR than the whole picture
+    does. Raises EvaluationError where nothing fits.
     """
     whole = _within(codec, rgb, budget, 1)
-    if whole is not None and reduce == "where needed":
+    if whole is not None and not freely:
         return whole
     tried = [whole, *(_within(codec, rgb, budget, factor) for factor in FACTORS)]
     fitting = [coded for coded in tried if coded is not None]
@@ -216,13 +205,7 @@ def encode_reaching(codec: Codec, rgb: UInt8Array, reached: Callable[[UInt8Array
 
 
 def _fewest_bytes(trials: _Trials, reached: Callable[[UInt8Array], bool]) -> Coded | None:
-    known: dict[int, bool] = {}
-
-    def holds(index: int) -> bool:
-        if index not in known:
-            known[index] = reached(trials.coded(index).restored)
-        return known[index]
-
+    holds = cache(lambda index: reached(trials.coded(index).restored))
     last = len(trials.codec.qualities) - 1
     if not holds(last):
         return None

@@ -1,61 +1,47 @@
 """Systems side by side: each makes its files, all are measured under one protocol, and one set of tables shows them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from faitheir.comparison.methods import Spec, open_method
+from faitheir.comparison.methods import Opener
 from faitheir.comparison.plots import write_plots
+from faitheir.comparison.produce import Setting, System
 from faitheir.comparison.report import write_report
-from faitheir.comparison.systems import CodecSystem, ModelSystem, Setting, System, Target
+from faitheir.comparison.systems import CodecSystem, ModelSystem, Restored
 from faitheir.comparison.tables import write_tables
 from faitheir.errors import EvaluationError, FaithEIRError
 from faitheir.evaluation.evaluate import evaluate
 from faitheir.evaluation.pairs import list_originals
-from faitheir.evaluation.results import Output, SystemResult, file_stem, write_result
+from faitheir.evaluation.results import SystemResult, file_stem, write_result
 from faitheir.evaluation.store import Store
-
-
-@dataclass(frozen=True)
-class Measuring:
-    """How everything is measured; see ``evaluate``."""
-
-    metrics: Sequence[str] | None = None
-    batch: int = 16
-    progress: bool = True
 
 
 def compare(
     originals: str | Path,
-    specs: Sequence[Spec],
+    openers: Sequence[Opener],
     output: str | Path,
     *,
     setting: Setting | None = None,
-    scale: int | None = None,
     target: str | None = None,
-    measuring: Measuring | None = None,
     done: Callable[[SystemResult], None] = lambda _: None,
 ) -> list[SystemResult]:
-    """Make and measure every system, and write ``output/SYSTEM.json`` for each, in the order of ``specs``.
+    """Make and measure every system, and write ``output/SYSTEM.json`` for each, in the order of ``openers``.
 
-    ``scale``: of thumbnails that are not a model's; by default the target's, or 16. ``target``: the system that codecs
-    are held to, by its name; by default the first model. ``done``: called with each result once it is on disk; what
-    was computed before a run stopped is not computed again.
-    Raises EvaluationError before any work where systems or the target cannot be as asked for; PairingError; and what a
+    ``target``: the name of the system that codecs are held to; by default the first model. ``done``: called with each
+    result once it is on disk; what was computed before a run stopped is not computed again.
+    Raises EvaluationError before any work where systems or the target do not fit together; PairingError; and what a
     system raises that is no picture's fault.
     """
-    measuring = Measuring() if measuring is None else measuring
     setting = Setting() if setting is None else setting
     folder = Path(output)
     photographs = list_originals(originals)
-    made: dict[str, Mapping[str, Output]] = {}
-    systems, aim = _open(specs, setting, scale, target, made)
+    systems, aim = _open(openers, setting, target)
     store = Store(folder / "cache")
     results: dict[str, SystemResult] = {}
-    # The target comes first, whatever its place, for codecs look its files up.
+    # The target comes first, whatever its place: codecs look its files up.
     for system in sorted(systems, key=lambda system: system is not aim):
-        outputs = system.outputs(photographs, folder / file_stem(system.system), store, progress=measuring.progress)
-        made[system.system] = outputs
+        outputs = system.outputs(photographs, folder / file_stem(system.system), store, progress=setting.progress)
         result = evaluate(
             photographs,
             outputs,
@@ -63,15 +49,15 @@ def compare(
             kind=system.kind,
             scale=system.scale,
             protocol=setting.protocol,
-            metrics=measuring.metrics,
+            metrics=setting.metrics,
             weights=setting.weights,
             store=store,
-            batch=measuring.batch,
+            batch=setting.batch,
             device=setting.device,
             dataset=Path(originals).absolute().name,
             about=system.about,
-            note=system.note(outputs),
-            progress=measuring.progress,
+            note=system.note(),
+            progress=setting.progress,
         )
         write_result(folder / f"{file_stem(system.system)}.json", result)
         results[system.system] = result
@@ -79,43 +65,30 @@ def compare(
     return [results[system.system] for system in systems]
 
 
-def _open(
-    specs: Sequence[Spec],
-    setting: Setting,
-    scale: int | None,
-    target: str | None,
-    made: Mapping[str, Mapping[str, Output]],
-) -> tuple[list[System], System | None]:
+def _open(openers: Sequence[Opener], setting: Setting, target: str | None) -> tuple[list[System], System | None]:
     """All systems, each by a name of its own, and the one that codecs are held to."""
-    aim: list[System] = []
-
-    def held_to() -> Target:
-        return Target(aim[0].system, made[aim[0].system])
-
-    # Models first: the others need a scale.
-    models = {index: open_method(spec, setting, held_to) for index, spec in enumerate(specs) if spec.kind == "model"}
-    if scale is None and models:
-        named = [system for system in models.values() if system.system == target]
-        scale = (named or list(models.values()))[0].scale
-    setting = setting if scale is None else replace(setting, scale=scale)
-    systems = [
-        models[index] if index in models else open_method(spec, setting, held_to) for index, spec in enumerate(specs)
-    ]
+    # Models first: the others need a scale. What another program left has its own.
+    first = {index: opener(setting) for index, opener in enumerate(openers) if opener.func in (ModelSystem, Restored)}
+    models = [system for system in first.values() if isinstance(system, ModelSystem)]
+    if setting.scale is None and models:
+        named = [model for model in models if model.system == target]
+        setting = replace(setting, scale=(named or models)[0].scale)
+    systems = [first[index] if index in first else opener(setting) for index, opener in enumerate(openers)]
     names = [system.system for system in systems]
     for name in names:
         if names.count(name) > 1:
             raise EvaluationError(f"two systems are called '{name}'; give one another name, as in other={name}.")
     able = [system for system in systems if not isinstance(system, CodecSystem)]
-    if target is None:
-        aim += [system for system in able if isinstance(system, ModelSystem)][:1]
-    else:
-        aim += [system for system in able if system.system == target]
-        if not aim:
-            known = ", ".join(system.system for system in able) or "there is none"
-            raise EvaluationError(f"codecs cannot be held to '{target}'; choose of the systems compared: {known}.")
-    if not aim and len(able) < len(systems):
-        raise EvaluationError("codecs must be held to a system; compare a model, too, such as nano-x16.")
-    return systems, aim[0] if aim else None
+    aim = next((s for s in able if (s.system == target if target else isinstance(s, ModelSystem))), None)
+    if aim is None and target is not None:
+        known = ", ".join(system.system for system in able) or "there is none"
+        raise EvaluationError(f"codecs cannot be held to '{target}'; choose from the systems compared: {known}.")
+    for system in systems:
+        if isinstance(system, CodecSystem):
+            if aim is None:
+                raise EvaluationError("codecs must be held to a system; compare a model, too, such as nano-x16.")
+            system.target = aim
+    return systems, aim
 
 
 def write_comparison(

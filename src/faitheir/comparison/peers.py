@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from faitheir.comparison.produce import Task
-from faitheir.comparison.systems import Setting, Thumbnails
+from faitheir.comparison.produce import Setting
+from faitheir.comparison.systems import Resampling
 from faitheir.devices import resolve_device
 from faitheir.errors import EvaluationError, MissingDependencyError, ModelError, one_line
-from faitheir.evaluation.results import Output, SystemKind
+from faitheir.evaluation.results import Output
 from faitheir.evaluation.store import Store, file_hash
 from faitheir.files import picture_files
 from faitheir.images import Picture, UInt8Array, read_picture, resize_bicubic, write_picture
@@ -28,23 +28,22 @@ from faitheir.tiling import Float32Array, process_tiles
 _TILE, _OVERLAP = 256, 64
 
 
-class SuperResolution(Thumbnails):
-    """A network that spandrel knows, applied until the scale is reached."""
+class SuperResolution(Resampling):
+    """A super-resolution network that spandrel knows, applied repeatedly until the scale is reached."""
 
-    kind: SystemKind = "super-resolution"
+    kind = "super-resolution"
 
-    def __init__(self, path: Path, setting: Setting, label: str | None = None) -> None:
-        """Raises ModelError for what is no checkpoint by its name, MissingDependencyError."""
+    def __init__(self, checkpoint: str, setting: Setting, label: str | None = None) -> None:
+        """Raises ModelError for a missing file or another suffix, MissingDependencyError without spandrel."""
+        path = Path(checkpoint)
         if not path.is_file():
             raise ModelError(f"{path}: there is no such checkpoint.")
         if path.suffix.lower() not in (".safetensors", ".pth", ".ckpt"):
-            raise ModelError(
-                f"{path}: a checkpoint is a .safetensors file, or a .pth or .ckpt, of which only tensors are read; "
-                "convert this one."
-            )
+            raise ModelError(f"{path}: a checkpoint must be a .safetensors, .pth or .ckpt file; convert this one.")
         _import_spandrel()
-        about = {"checkpoint": path.name, "checkpoint_hash": file_hash(path)[:16]}
-        super().__init__(label or f"sr {path.stem}", setting, "bicubic", about)
+        super().__init__("bicubic", setting, label or f"sr {path.stem}")
+        self.about |= {"checkpoint": path.name, "checkpoint_hash": file_hash(path)[:16]}
+        del self.about["enlarged"]
         self._path, self._device = path, setting.device
         self._network: Any = None
         self._times = 0
@@ -54,16 +53,14 @@ class SuperResolution(Thumbnails):
         self._network = _load_sr(self._path).to(resolve_device(self._device)).eval()
         self._times = max(1, math.ceil(math.log(self.factor) / math.log(self._network.scale) - 1e-9))
 
-    def large(self, task: Task, small: UInt8Array, size: tuple[int, int]) -> UInt8Array:  # noqa: ARG002
-        """The thumbnail of a task, enlarged to (height, width)."""
+    def large(self, picture: str, small: UInt8Array, size: tuple[int, int]) -> UInt8Array:  # noqa: ARG002
+        """A picture's thumbnail enlarged by the scale."""
         values: Float32Array = small.astype(np.float32) / np.float32(255)
         for _ in range(self._times):
             values = self._enlarge(values)
         large = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
         full = (small.shape[0] * self.factor, small.shape[1] * self.factor)
-        if large.shape[:2] != full:
-            large = resize_bicubic(large, (full[1], full[0]))
-        return np.ascontiguousarray(large[: size[0], : size[1]])
+        return large if large.shape[:2] == full else resize_bicubic(large, (full[1], full[0]))
 
     def _enlarge(self, values: Float32Array) -> Float32Array:
         factor, (rows, columns) = self._network.scale, values.shape[:2]
@@ -86,7 +83,7 @@ class SuperResolution(Thumbnails):
         out: Float32Array = self._network(x)[0].float().permute(1, 2, 0).cpu().numpy().copy()
         return out
 
-    def note(self, outputs: Mapping[str, Output]) -> str:  # noqa: ARG002
+    def note(self) -> str:
         """What was enlarged, and how."""
         return f"{self._path.name} over a bicubic thumbnail, applied until {self.factor}x is reached."
 
@@ -104,28 +101,28 @@ def _import_spandrel() -> Any:
 def _load_sr(path: Path) -> Any:
     spandrel = _import_spandrel()
     try:
-        # Of pickles spandrel reads tensors and dictionaries, and refuses everything else that could be in them.
+        # From pickles spandrel reads tensors and dictionaries only, and refuses everything else.
         network = spandrel.ModelLoader(device="cpu").load_from_file(path)
     except Exception as error:  # of any kind: its registry tries many architectures
         raise ModelError(f"{path}: spandrel cannot load this checkpoint ({one_line(error)[:200]}).") from None
     if not isinstance(network, spandrel.ImageModelDescriptor) or network.scale < 2:
-        raise ModelError(f"{path}: this is no network that enlarges pictures.")
+        raise ModelError(f"{path}: this network does not enlarge pictures.")
     if (network.input_channels, network.output_channels) != (3, 3):
         raise ModelError(f"{path}: this network is not for RGB pictures.")
     return network
 
 
-class Command(Thumbnails):
+class Command(Resampling):
     """Another program, run once over a folder with the thumbnails of all the pictures that are to be made."""
 
-    kind: SystemKind = "command"
+    kind = "command"
 
     def __init__(self, command: str, setting: Setting, label: str | None = None) -> None:
-        """Raises EvaluationError for what cannot be run."""
+        """Raises EvaluationError for a command that cannot be run."""
         try:
             self._words = shlex.split(command)
         except ValueError as error:
-            raise EvaluationError(f"cmd:{command} is no command ({error}).") from None
+            raise EvaluationError(f"cmd:{command} is not a command ({error}).") from None
         for place in ("{input}", "{output}"):
             if not any(place in word for word in self._words):
                 raise EvaluationError(
@@ -135,23 +132,25 @@ class Command(Thumbnails):
         program = self._words[0]
         if shutil.which(program) is None:
             raise EvaluationError(f"cmd:{command}: the program '{program}' is not found.")
-        super().__init__(label or f"cmd {Path(program).name}", setting, "bicubic", {"command": command})
+        super().__init__("bicubic", setting, label or f"cmd {Path(program).name}")
+        self.about["command"] = command
+        del self.about["enlarged"]
         self._failure = ""
-        self._made: dict[str, list[Path]] = {}
+        self._left: dict[str, list[Path]] = {}
         self._seconds = 0.0
         self._temporary = Path()
 
     def outputs(
         self, originals: Mapping[str, Path], folder: Path, store: Store, *, progress: bool = True
     ) -> dict[str, Output]:
-        """What the program gets and gives lies in a hidden folder until all of it is read."""
+        """The program's input and output lie in a hidden folder until all of it is read."""
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".faitheir-") as temporary:
             self._temporary = Path(temporary).absolute()
             return super().outputs(originals, folder, store, progress=progress)
 
     def prepare(self, pending: Mapping[str, Path], folder: Path) -> None:
-        """Run the program. That it failed is said of the pictures that it did not make."""
+        """Run the program. Its failure is reported for the pictures that it did not make."""
         input_folder, output_folder = self._temporary / "input", self._temporary / "output"
         input_folder.mkdir()
         output_folder.mkdir()
@@ -174,11 +173,15 @@ class Command(Thumbnails):
             self._failure = f"the program cannot be run ({error.strerror})"
         self._seconds = (time.perf_counter() - started) / max(1, len(names))
         owners = match_outputs(list(names.values()), picture_files(output_folder))
-        self._made = {picture: owners[name] for picture, name in names.items()}
+        self._left = {picture: owners[name] for picture, name in names.items()}
 
-    def large(self, task: Task, small: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-        """What the program made of a task's thumbnail."""
-        made = self._made.get(task.picture, [])
+    def work(self, picture: str, original: Path, stored: Path, restored: Path) -> dict[str, Any]:
+        """Through the thumbnail's file. Seconds are the program's, not those of reading what it left."""
+        return super().work(picture, original, stored, restored) | {"seconds_up": self._seconds}
+
+    def large(self, picture: str, small: UInt8Array, size: tuple[int, int]) -> UInt8Array:
+        """What the program made of a picture's thumbnail."""
+        made = self._left.get(picture, [])
         if len(made) != 1:
             said = f"the program left {len(made) or 'no'} picture{'s' if made else ''} for this thumbnail"
             raise EvaluationError(f"{self._failure or said}.")
@@ -187,16 +190,12 @@ class Command(Thumbnails):
         if rgb.shape[:2] not in (full, size):
             raise EvaluationError(
                 f"the program gave {rgb.shape[1]} x {rgb.shape[0]} pixels for a thumbnail of {small.shape[1]} x "
-                f"{small.shape[0]}; {full[1]} x {full[0]} were wanted."
+                f"{small.shape[0]}; it should give {full[1]} x {full[0]}."
             )
-        return np.ascontiguousarray(rgb[: size[0], : size[1]])
+        return rgb
 
-    def seconds_up(self, measured: float) -> float:  # noqa: ARG002
-        """Of the program, not of reading what it left."""
-        return self._seconds
-
-    def note(self, outputs: Mapping[str, Output]) -> str:  # noqa: ARG002
-        """The command, and what its seconds are."""
+    def note(self) -> str:
+        """The command, and what its seconds include."""
         return (
             f"{shlex.join(self._words)} over bicubic thumbnails as PNG. Seconds: the program's whole time, its start "
             "included, over the number of pictures."
@@ -204,7 +203,7 @@ class Command(Thumbnails):
 
 
 def flat_names(pictures: Sequence[str]) -> dict[str, str]:
-    """A file name without suffix for each picture, none of which begins like another with a separator after it."""
+    """A file name without suffix for each picture; none is the beginning of another, followed by a separator."""
     names = {picture: re.sub(r"[^A-Za-z0-9_-]+", "_", picture) for picture in pictures}
     flat = list(names.values())
     clear = len(set(flat)) == len(flat) and not any(

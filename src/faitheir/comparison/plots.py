@@ -15,19 +15,19 @@ from faitheir.storage import write_atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Of what is stored and of time; distortion is that of the restored picture.
+#: Costs and measures of thumbnails: a curve's distortion is that of the restored picture.
 _NOT_DRAWN = {*COSTS, "thumbnail_psnr", "thumbnail_ssim", "thumbnail_bytes", "seconds_down", "seconds_up"}
 
-#: Okabe and Ito's colours, told apart with any kind of colour vision, without their black and yellow.
+#: Okabe and Ito's colours, distinct with any colour vision, without their black and yellow.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-# A colour that stands for the page's own: what is drawn in it follows a light or dark page.
+# A placeholder for the page's own colour, so that the drawing follows a light or dark page.
 _INK = "#010203"
 
 
 def drawn_metrics(results: Sequence[SystemResult], metrics: Sequence[str] | None = None) -> list[str]:
-    """The metrics that have something to draw: of quality, ranked, and measured beside bits per pixel."""
+    """The metrics that can be drawn: ranked measures of quality that stand beside bits per pixel."""
     return [
         name
         for name in metrics_of(results, metrics)
@@ -133,7 +133,7 @@ def write_plots(
 
 
 class _Line(NamedTuple):
-    """What a line, or a point alone, stands for. ``reduced``: a codec over pictures reduced wherever that helps."""
+    """What a line, or a single point, stands for. ``reduced``: a codec over pictures reduced wherever that helps."""
 
     name: str
     reduced: bool
@@ -158,7 +158,7 @@ def _series(results: Sequence[SystemResult], name: str) -> dict[_Line, list[tupl
 
 
 def _labels(lines: Sequence[_Line]) -> dict[_Line, str]:
-    """Names, with what tells two of one name apart."""
+    """Names, with what distinguishes two of the same name."""
     protocols, files = {line.protocol for line in lines}, {line.files for line in lines}
     labels = {}
     for line in lines:

@@ -1,4 +1,4 @@
-"""The paper's own Tables 1 to 5, as published: not measured here, and shown apart from what was."""
+"""The paper's own Tables 1 to 3, as published: shown apart from what was measured here."""
 
 import json
 from dataclasses import dataclass
@@ -9,16 +9,7 @@ from faitheir.errors import EvaluationError
 from faitheir.evaluation.metrics import METRICS
 from faitheir.evaluation.results import SystemResult
 
-TABLES = (1, 2, 3, 4, 5)
-
-
-@dataclass(frozen=True)
-class Disputed:
-    """A published figure that cannot be right, or not as it stands, kept all the same."""
-
-    row: str
-    column: str
-    why: str
+TABLES = (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -32,7 +23,6 @@ class PublishedTable:
     source: str
     caption: str
     note: str
-    disputed: tuple[Disputed, ...]
     columns: tuple[str, ...]
     rows: tuple[tuple[str | int | float | None, ...], ...]
 
@@ -47,9 +37,9 @@ class PublishedTable:
 
 
 def published_table(number: int) -> PublishedTable:
-    """The paper's Table 1 (comparison), 2 and 3 (ablation), 4 (complexity) or 5 (storage against JPEG)."""
+    """The paper's Table 1 (comparison), 2 or 3 (ablation)."""
     if number not in TABLES:
-        raise EvaluationError(f"The paper has no Table {number}; choose one of 1 to {TABLES[-1]}.")
+        raise EvaluationError(f"Table {number} of the paper is not kept here; choose one of 1 to {TABLES[-1]}.")
     name = f"table{number}.json"
     text = (resources.files("faitheir") / "comparison" / "published" / name).read_text(encoding="utf-8")
     return from_dict(PublishedTable, json.loads(text), where=name)

@@ -1,7 +1,7 @@
 """The report: one HTML file with tables, plots and a browser of the pictures, which loads nothing from anywhere.
 
-Pictures are put in at their own resolution, newly encoded; what is large is cut to its part with the strongest edges.
-The worst and the best are put in first, up to a number of pictures and of bytes; the others are listed by name.
+Pictures are embedded at their own resolution, encoded as WebP; large ones are cut to their part with the strongest
+edges. The worst and the best are embedded, up to a number of pictures and of bytes; the others are listed by name.
 """
 
 import base64
@@ -27,17 +27,17 @@ from faitheir.images import Picture, UInt8Array, encode_picture, read_picture, r
 from faitheir.storage import write_atomic
 from faitheir.version import __version__
 
-#: Of the pictures in a report, as WebP.
+#: WebP quality of the pictures in a report.
 QUALITY = 90
-#: The longest side of a part that is put in, and of the small picture in which it is chosen, in pixels.
+#: The longest side of an embedded part, and of the overview in which it is chosen, in pixels.
 SIDE, OVERVIEW_SIDE = 1024, 320
 
-_START = 120  # pixels: about what is seen at first
+_START = 120  # pixels: about what the page shows at first
 
 
 @dataclass(frozen=True)
 class _Order:
-    """By which values of which system (its place among the measured) pictures are worst or best."""
+    """The metric, and the system (its index among the measured), by which pictures are worst or best."""
 
     metric: str
     system: int
@@ -58,8 +58,8 @@ def write_report(
 
     ``metrics``: the columns and plots, all by default. ``sort``: the metric by which pictures are worst and best, that
     of the first model (else the first system); by default the first one that is ranked. At most ``pictures``
-    pictures, and ``max_bytes`` bytes of encoded ones, are put in. Raises EvaluationError for a metric that is not
-    there, ImageError where the file cannot be written. A picture file that is gone or damaged is said in its place.
+    pictures, and ``max_bytes`` bytes of encoded ones, are embedded. Raises EvaluationError for an unknown metric,
+    StorageError where the file cannot be written. A missing or damaged picture file is reported in its place.
     """
     measured = [result for result in results if result.kind != "published"]
     order = _order(measured, sort)
@@ -121,7 +121,7 @@ def _pictures(
     max_bytes: int,
     progress: bool,
 ) -> tuple[dict[str, Any], list[str], dict[str, str]]:
-    """What the page's script works on; the names of the pictures in it; those left out, with a reason if any."""
+    """The data for the page's script; the names of the pictures in it; those left out, with a reason if any."""
     named = [{picture.picture: picture for picture in result.pictures} for result in measured]
     kept: list[dict[str, Any]] = []
     left: dict[str, str] = {}
@@ -160,7 +160,7 @@ def _pictures(
 
 
 def _embed(name: str, found: Sequence[PictureResult | None], measured: Sequence[SystemResult]) -> dict[str, Any]:
-    """One picture of the page. ImageError without its original."""
+    """One picture's data. Raises ImageError without its original."""
     path = next((picture.original for picture in found if picture and picture.original), None)
     if path is None:
         reasons = [picture.error for picture in found if picture and picture.error]
@@ -213,7 +213,7 @@ def _thumbnail(thumbnail: Picture, original: Picture, scale: int | None) -> dict
 
 
 def _source(rgb: UInt8Array, quality: int | None = QUALITY) -> str:
-    """A picture as an address that holds it; lossless without a quality."""
+    """A picture as a data: URL; lossless without a quality."""
     data = encode_picture(Picture(rgb), "webp", quality=quality)
     return "data:image/webp;base64," + base64.b64encode(data).decode()
 

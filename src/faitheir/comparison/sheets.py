@@ -1,4 +1,4 @@
-"""Crop sheets: the same part of photographs as several systems give it back, side by side in one picture."""
+"""Crop sheets: the same part of photographs as several systems restore it, side by side in one picture."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -47,12 +47,12 @@ def crop_sheet(
     zoom: int = 1,
     captions: Sequence[str] = ("psnr",),
 ) -> Picture:
-    """A row for each photograph: its original, a thumbnail enlarged, and what each system gives back.
+    """A row for each photograph: its original, a thumbnail enlarged, and what each system restores.
 
     ``pictures``: names, or names and the (left, top) of the part shown; where that is not said, the part with the
     strongest edges. Parts are ``size`` pixels wide and high, less where the photograph is smaller, each pixel drawn
     ``zoom`` times. The thumbnail is the first system's that has one. ``captions``: metrics of the whole photograph,
-    printed below. Raises EvaluationError where a photograph was not measured, ImageError where a file is not there.
+    printed below. Raises EvaluationError for a photograph that was not measured, StorageError for a missing file.
     """
     shown_results = [result for result in results if result.kind != "published"]
     named = [{picture.picture: picture for picture in result.pictures} for result in shown_results]

@@ -9,72 +9,49 @@ import html
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from faitheir.errors import EvaluationError
 from faitheir.evaluation.metrics import METRICS, Metric
 from faitheir.evaluation.results import SystemResult
 from faitheir.storage import write_atomic
 
-Mark = Literal["best", "second"]
-
-#: Metrics that say what a picture costs: they alone compare codecs that were held to a quality.
+#: Metrics of cost: only these compare codecs that were held to a quality.
 COSTS = ("bytes", "bits_per_pixel")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """``text``: the value as printed, or a dash. ``notes``: numbers of footnotes, from 1."""
+class Cell(NamedTuple):
+    """``text``: as printed. ``mark``: of a value its rank, of a heading the better direction.
+
+    ``notes``: numbers of footnotes, from 1; with ``caution`` they warn.
+    """
 
     text: str
-    mark: Mark | None = None
+    mark: Literal["best", "second", "higher", "lower"] | None = None
+    notes: tuple[int, ...] = ()
     caution: bool = False
-    notes: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Row:
-    """One system."""
-
-    label: str
-    cells: tuple[Cell, ...]
-    notes: tuple[int, ...] = ()
+Row = tuple[Cell, ...]
 
 
-@dataclass(frozen=True)
-class Block:
-    """Rows that can be compared with each other, and with no others."""
+class Table(NamedTuple):
+    """What every format shows. ``head``: "System" and the metrics. ``blocks``: titles, and rows that compare.
 
-    title: str
-    rows: tuple[Row, ...]
+    A row's first cell is its system.
+    """
 
-
-@dataclass(frozen=True)
-class Column:
-    """One metric. ``notes`` are for what holds of every measured row."""
-
-    key: str
-    label: str
-    direction: Literal["higher", "lower"] | None
-    notes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Table:
-    """What every format shows."""
-
-    columns: tuple[Column, ...]
-    blocks: tuple[Block, ...]
+    head: Row
+    blocks: tuple[tuple[str, tuple[Row, ...]], ...]
     footnotes: tuple[str, ...]
     caption: str = ""
 
 
-@dataclass(frozen=True)
-class _Group:
-    """What rows of one block have in common. ``held_to``, ``target``: see `_group`."""
+class _Group(NamedTuple):
+    """What the rows of one block have in common. ``held_to``, ``target``: see `_group`."""
 
     published: bool
     protocol: str
@@ -85,21 +62,18 @@ class _Group:
     scale: int | None
 
     def title(self, rows: Sequence[SystemResult]) -> str:
-        parts = ["Published, not measured" if self.published else "Measured"]
-        if self.dataset:
-            parts.append(self.dataset)
         counts = {len(row.pictures) for row in rows}
-        if len(counts) == 1 and 0 not in counts:
-            count = counts.pop()
-            parts.append(f"{count} picture" + ("s" if count != 1 else ""))
-        if self.protocol:
-            parts.append(f"protocol {self.protocol}")
-        if self.scale is not None:
-            parts.append(f"{self.scale}x")
-        if self.held_to:
-            target = f" of {self.target}" if self.target else ""
-            parts.append(f"lowest bytes that reach the {metric(self.held_to).label}{target}")
-        return ", ".join(parts)
+        count = counts.pop() if len(counts) == 1 else 0
+        target = f" of {self.target}" if self.target else ""
+        parts = (
+            "Published, not measured" if self.published else "Measured",
+            self.dataset,
+            count and f"{count} picture{'' if count == 1 else 's'}",
+            self.protocol and f"protocol {self.protocol}",
+            self.scale and f"{self.scale}x",
+            self.held_to and f"lowest bytes that reach the {metric(self.held_to).label}{target}",
+        )
+        return ", ".join(str(part) for part in parts if part)
 
 
 def metric(name: str) -> Metric:
@@ -110,7 +84,7 @@ def metric(name: str) -> Metric:
 def metrics_of(results: Iterable[SystemResult], chosen: Sequence[str] | None = None) -> list[str]:
     """The metrics that results have or lack, in the order of METRICS; or those ``chosen``, in that order.
 
-    Raises EvaluationError for one chosen that nobody knows.
+    Raises EvaluationError for a chosen one that does not exist.
     """
     there = {name for result in results for name in (*result.summary, *result.missing)}
     if chosen is None:
@@ -133,102 +107,98 @@ def tabulate(results: Sequence[SystemResult], metrics: Sequence[str] | None = No
     """One table of all results, published ones last, in their order.
 
     Columns: ``metrics``, or all that the results have or lack. Best and second best are those of the values as they
-    are printed, so equal ones share a mark; nothing is marked where all are equal. A row whose ``bytes`` carry a
-    warning did not hold to them, and is shown without taking part.
+    are printed, so equal ones share a mark; nothing is marked where all are equal. A row with a warning about its
+    ``bytes`` exceeds them: it is shown without taking part.
     """
     names = metrics_of(results, metrics)
     footnotes: list[str] = []
 
-    def note(text: str) -> int:
-        text = " ".join(text.split())
-        if text not in footnotes:
-            footnotes.append(text)
-        return footnotes.index(text) + 1
+    def notes(texts: Iterable[str]) -> tuple[int, ...]:
+        found = [" ".join(text.split()) for text in texts if text]
+        footnotes.extend(text for text in dict.fromkeys(found) if text not in footnotes)
+        return tuple(footnotes.index(text) + 1 for text in found)
 
+    # A reason that holds of every measured row is said once, in the heading.
     measured = [result for result in results if result.kind != "published"]
-    columns, common = [], {}
+    common = {}
+    head = [Cell("System")]
     for name in names:
-        reasons = {result.missing.get(name) for result in measured}
-        lacking = measured and not any(_has(result, name) for result in measured) and len(reasons) == 1
-        reason = reasons.pop() if lacking else None
-        if reason is not None:
-            common[name] = reason
+        reasons = {"" if _has(result, name) else result.missing.get(name, "") for result in measured}
+        common[name] = reasons.pop() if len(reasons) == 1 else ""
         kind = metric(name)
         unit = f" ({kind.unit})" if kind.unit and kind.unit not in kind.label.lower() else ""
-        columns.append(Column(name, kind.label + unit, kind.direction, (note(reason),) if reason is not None else ()))
+        head.append(Cell(kind.label + unit, kind.direction, notes([common[name]])))
 
     blocks = []
     for group, rows in _groups(results).items():
         marks = {name: _marks(rows, name) if _ranked(group, name) else {} for name in names}
         written = []
-        for index, result in enumerate(rows):
+        for result in rows:
             cells = []
             for name in names:
-                notes = []
-                if name in result.warnings:
-                    notes.append(note(f"Caution: {result.warnings[name]}"))
-                if not _has(result, name):
-                    if not (result.kind != "published" and name in common):
-                        notes.append(note(_why_missing(result, name)))
-                    cells.append(Cell("–", None, name in result.warnings, tuple(notes)))  # noqa: RUF001
-                    continue
-                text = shown(result.summary[name], name)
-                cells.append(Cell(text, marks[name].get(index), name in result.warnings, tuple(notes)))
-            written.append(Row(result.system, tuple(cells), tuple(note(text) for text in _row_notes(result))))
-        blocks.append(Block(group.title(rows), tuple(written)))
-    return Table(tuple(columns), tuple(blocks), tuple(footnotes), caption)
+                caution = name in result.warnings
+                why = [f"Caution: {result.warnings[name]}"] if caution else []
+                text = "–"  # noqa: RUF001
+                if _has(result, name):
+                    text = shown(result.summary[name], name)
+                elif result.kind == "published" or not common[name]:
+                    why.append(_why_missing(result, name))
+                mark = marks[name].get(text) if _takes_part(result) else None
+                cells.append(Cell(text, mark, notes(why), caution))
+            written.append((Cell(result.system, None, notes(_row_notes(result))), *cells))
+        blocks.append((group.title(rows), tuple(written)))
+    return Table(tuple(head), tuple(blocks), tuple(footnotes), caption)
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How a cell is written: its text, its mark around that, and its footnotes' numbers behind."""
+
+    escape: Callable[[str], str]
+    marks: Mapping[str, str]
+    notes: str
+    caution: str
+    number: Callable[[int], object] = str
+
+    def __call__(self, cell: Cell) -> str:
+        text = self.marks.get(cell.mark or "", "%s") % self.escape(cell.text)
+        numbers = (self.caution if cell.caution else "") + ",".join(str(self.number(note)) for note in cell.notes)
+        return text + (self.notes % numbers if cell.notes else "")
 
 
 def to_markdown(table: Table) -> str:
     """As GitHub's Markdown: best in bold, second best underlined."""
-
-    def notes(numbers: tuple[int, ...], caution: bool = False) -> str:
-        return f"<sup>{'⚠' if caution else ''}{','.join(map(str, numbers))}</sup>" if numbers else ""
-
+    marks = {"best": "**%s**", "second": "<u>%s</u>", "higher": "%s ↑", "lower": "%s ↓"}
+    cell = _Format(_markdown, marks, "<sup>%s</sup>", "⚠")
     lines = [_markdown(table.caption), ""] if table.caption else []
-    arrows = {"higher": " ↑", "lower": " ↓", None: ""}
-    header = [_markdown(column.label) + arrows[column.direction] + notes(column.notes) for column in table.columns]
-    lines.append(" | ".join(["| System", *header]) + " |")
-    lines.append("|".join(["| --- ", *(" ---: " for _ in header)]) + "|")
-    for block in table.blocks:
-        lines.append(" | ".join([f"| *{_markdown(block.title)}*", *("" for _ in header)]) + " |")
-        for row in block.rows:
-            cells = []
-            for cell in row.cells:
-                text = {"best": "**{}**", "second": "<u>{}</u>", None: "{}"}[cell.mark].format(cell.text)
-                cells.append(text + notes(cell.notes, cell.caution))
-            lines.append(" | ".join([f"| {_markdown(row.label)}{notes(row.notes)}", *cells]) + " |")
-    if table.footnotes:
-        lines.append("")
-        lines += [f"{number}. {_markdown(text)}" for number, text in enumerate(table.footnotes, 1)]
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    empty = [""] * (len(table.head) - 1)
+    lines += [line(map(cell, table.head)), "|".join(["| --- ", *(" ---: " for _ in empty)]) + "|"]
+    for title, rows in table.blocks:
+        lines += [line([f"*{_markdown(title)}*", *empty]), *(line(map(cell, row)) for row in rows)]
+    lines += [""] if table.footnotes else []
+    lines += [f"{number}. {_markdown(text)}" for number, text in enumerate(table.footnotes, 1)]
     return "\n".join(lines) + "\n"
 
 
 def to_latex(table: Table) -> str:
     r"""As LaTeX: a table for the booktabs package, best in ``\textbf``, second best in ``\underline``."""
+    marks = {"best": r"\textbf{%s}", "second": r"\underline{%s}"}
+    marks |= {"higher": r"%s $\uparrow$", "lower": r"%s $\downarrow$"}
+    cell = _Format(_latex, marks, r"\textsuperscript{%s}", "!")
 
-    def notes(numbers: tuple[int, ...], caution: bool = False) -> str:
-        return rf"\textsuperscript{{{'!' if caution else ''}{','.join(map(str, numbers))}}}" if numbers else ""
+    def line(row: Row) -> str:
+        return " & ".join(map(cell, row)) + r" \\"
 
-    arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", None: ""}
-    width = len(table.columns) + 1
+    width = len(table.head)
     lines = ["% \\usepackage{booktabs}", r"\begin{table}", r"\centering"]
-    if table.caption:
-        lines.append(rf"\caption{{{_latex(table.caption)}}}")
-    lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
-    header = [_latex(column.label) + arrows[column.direction] + notes(column.notes) for column in table.columns]
-    lines.append(" & ".join(["System", *header]) + r" \\")
-    for block in table.blocks:
-        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{_latex(block.title)}}}}} \\"]
-        for row in block.rows:
-            cells = []
-            for cell in row.cells:
-                text = {"∞": r"$\infty$", "-∞": r"$-\infty$", "–": "--"}.get(  # noqa: RUF001
-                    cell.text, cell.text.replace(",", "{,}")
-                )
-                text = {"best": r"\textbf{%s}", "second": r"\underline{%s}", None: "%s"}[cell.mark] % text
-                cells.append(text + notes(cell.notes, cell.caution))
-            lines.append(" & ".join([_latex(row.label) + notes(row.notes), *cells]) + r" \\")
+    lines += [rf"\caption{{{_latex(table.caption)}}}"] if table.caption else []
+    lines += [rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\toprule", line(table.head)]
+    for title, rows in table.blocks:
+        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{_latex(title)}}}}} \\", *map(line, rows)]
     lines += [r"\bottomrule", r"\end{tabular}"]
     if table.footnotes:
         lines += ["", r"\begin{minipage}{\linewidth}\footnotesize\smallskip"]
@@ -239,69 +209,45 @@ def to_latex(table: Table) -> str:
 
 def to_html(table: Table, prefix: str = "note") -> str:
     """As an HTML table with a list of its footnotes; ``prefix`` keeps their ids apart from other tables'."""
-
-    def notes(numbers: tuple[int, ...], caution: bool = False) -> str:
-        links = ",".join(f'<a href="#{prefix}-{number}">{number}</a>' for number in numbers)
-        sign = '<span role="img" aria-label="caution">⚠</span>' if caution else ""
-        return f"<sup>{sign}{links}</sup>" if numbers else ""
-
-    arrows = {
-        "higher": ' <span role="img" aria-label="higher is better">↑</span>',
-        "lower": ' <span role="img" aria-label="lower is better">↓</span>',
-        None: "",
-    }
     marks = {
-        "best": '<strong>{}<span class="unseen"> (best)</span></strong>',
-        "second": '<u>{}<span class="unseen"> (second best)</span></u>',
-        None: "{}",
+        "best": '<strong>%s<span class="unseen"> (best)</span></strong>',
+        "second": '<u>%s<span class="unseen"> (second best)</span></u>',
+        "higher": '%s <span role="img" aria-label="higher is better">↑</span>',
+        "lower": '%s <span role="img" aria-label="lower is better">↓</span>',
     }
-    lines = ["<table>"]
-    if table.caption:
-        lines.append(f"<caption>{html.escape(table.caption)}</caption>")
-    header = [
-        f'<th scope="col">{html.escape(column.label)}{arrows[column.direction]}{notes(column.notes)}</th>'
-        for column in table.columns
-    ]
-    lines.append("<thead><tr>" + "".join(['<th scope="col">System</th>', *header]) + "</tr></thead>")
-    for block in table.blocks:
-        title = html.escape(block.title)
-        lines.append(
-            f'<tbody><tr><th class="block" colspan="{len(header) + 1}" scope="rowgroup"><span>{title}</span></th></tr>'
-        )
-        for row in block.rows:
-            cells = [
-                f"<td>{marks[cell.mark].format(cell.text)}{notes(cell.notes, cell.caution)}</td>" for cell in row.cells
-            ]
-            label = f'<th scope="row">{html.escape(row.label)}{notes(row.notes)}</th>'
-            lines.append("<tr>" + "".join([label, *cells]) + "</tr>")
+    caution = '<span role="img" aria-label="caution">⚠</span>'
+    cell = _Format(html.escape, marks, "<sup>%s</sup>", caution, lambda n: f'<a href="#{prefix}-{n}">{n}</a>')
+    lines = ["<table>", *([f"<caption>{html.escape(table.caption)}</caption>"] if table.caption else [])]
+    head = "".join(f'<th scope="col">{cell(heading)}</th>' for heading in table.head)
+    lines.append(f"<thead><tr>{head}</tr></thead>")
+    for title, rows in table.blocks:
+        across = f'class="block" colspan="{len(table.head)}" scope="rowgroup"'
+        lines.append(f"<tbody><tr><th {across}><span>{html.escape(title)}</span></th></tr>")
+        for label, *cells in rows:
+            values = "".join(f"<td>{cell(value)}</td>" for value in cells)
+            lines.append(f'<tr><th scope="row">{cell(label)}</th>{values}</tr>')
         lines.append("</tbody>")
     lines.append("</table>")
     if table.footnotes:
-        lines.append('<ol class="notes">')
-        lines += [
-            f'<li id="{prefix}-{number}">{html.escape(text)}</li>' for number, text in enumerate(table.footnotes, 1)
-        ]
-        lines.append("</ol>")
+        items = [f'<li id="{prefix}-{n}">{html.escape(text)}</li>' for n, text in enumerate(table.footnotes, 1)]
+        lines += ['<ol class="notes">', *items, "</ol>"]
     return "\n".join(lines) + "\n"
 
 
 def summary_csv(results: Sequence[SystemResult], metrics: Sequence[str] | None = None) -> str:
     """A line for each system, with values in full precision; empty where there is none."""
     names = metrics_of(results, metrics)
-    header = ["system", "kind", "protocol", "dataset", "scale", "pictures", "failed", *names]
-    rows: list[list[object]] = [[*header, "missing", "warnings", "note"]]
-    for result in results:
-        failed = sum(picture.error is not None for picture in result.pictures)
-        rows.append(
-            [
-                *(result.system, result.kind, result.protocol, result.about.get("dataset", "")),
-                *("" if result.scale is None else result.scale, len(result.pictures), failed),
-                *(_number(result.summary.get(name)) for name in names),
-                *("; ".join(f"{name}: {text}" for name, text in d.items()) for d in (result.missing, result.warnings)),
-                result.note,
-            ]
-        )
-    return _csv(rows)
+    return _csv(
+        {
+            **{"system": r.system, "kind": r.kind, "protocol": r.protocol, "dataset": r.about.get("dataset")},
+            **{"scale": r.scale, "pictures": len(r.pictures), "failed": sum(p.error is not None for p in r.pictures)},
+            **{name: r.summary.get(name) for name in names},
+            "missing": "; ".join(f"{name}: {text}" for name, text in r.missing.items()),
+            "warnings": "; ".join(f"{name}: {text}" for name, text in r.warnings.items()),
+            "note": r.note,
+        }
+        for r in results
+    )
 
 
 def pictures_csv(results: Sequence[SystemResult], metrics: Sequence[str] | None = None) -> str:
@@ -309,13 +255,15 @@ def pictures_csv(results: Sequence[SystemResult], metrics: Sequence[str] | None 
     there = {name for result in results for picture in result.pictures for name in picture.values}
     wanted = METRICS.keys() | there if metrics is None else set(metrics_of(results, metrics))
     names = [name for name in (*METRICS, *sorted(there - METRICS.keys())) if name in there & wanted]
-    rows: list[list[object]] = [["system", "picture", "width", "height", *names, "error"]]
-    for result in results:
-        for picture in result.pictures:
-            values = [_number(picture.values.get(name)) for name in names]
-            place = [result.system, picture.picture, picture.width, picture.height]
-            rows.append([*place, *values, picture.error or ""])
-    return _csv(rows)
+    return _csv(
+        {
+            **{"system": result.system, "picture": p.picture, "width": p.width, "height": p.height},
+            **{name: p.values.get(name) for name in names},
+            "error": p.error,
+        }
+        for result in results
+        for p in result.pictures
+    )
 
 
 def write_tables(
@@ -323,7 +271,7 @@ def write_tables(
 ) -> list[Path]:
     """Write results.md, results.tex, results.csv and pictures.csv into a folder that exists; returns the files.
 
-    Each is written whole or not at all. Raises ImageError where one cannot be written.
+    Each is written whole or not at all. Raises StorageError where one cannot be written.
     """
     table = tabulate(results, metrics, caption)
     texts = {
@@ -342,6 +290,10 @@ def _has(result: SystemResult, name: str) -> bool:
     return not math.isnan(result.summary.get(name, math.nan))
 
 
+def _takes_part(result: SystemResult) -> bool:
+    return not result.warnings.keys() & {*COSTS}
+
+
 def _why_missing(result: SystemResult, name: str) -> str:
     if name in result.missing:
         return result.missing[name]
@@ -352,23 +304,22 @@ def _why_missing(result: SystemResult, name: str) -> str:
 
 def _row_notes(result: SystemResult) -> list[str]:
     failed = [picture for picture in result.pictures if picture.error is not None]
-    notes = [result.note] if result.note else []
-    if failed:
-        first = failed[0]
-        rest = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        whole = f"{len(result.pictures) - len(failed)} of {len(result.pictures)}"
-        notes.append(f"Caution: only {whole} pictures; failed: {first.picture} ({first.error}){rest}")
-    return notes
+    if not failed:
+        return [result.note]
+    rest = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+    whole = f"{len(result.pictures) - len(failed)} of {len(result.pictures)}"
+    return [
+        result.note,
+        f"Caution: only {whole} pictures; failed: {failed[0].picture} ({failed[0].error}){rest}",
+    ]
 
 
 def _group(result: SystemResult) -> _Group:
     """Where a row belongs. A codec is held to a system's bytes, or to its value of a metric (``about`` says which)."""
-    held_to = result.about.get("held_to", "")
-    if held_to in ("", *COSTS):
-        held_to = ""
-    target = result.about.get("target", "") if held_to else ""
-    about = (result.about.get("dataset", ""), result.about.get("files", ""))
-    return _Group(result.kind == "published", result.protocol, *about, held_to, target, result.scale)
+    about = {key: result.about.get(key, "") for key in ("dataset", "files", "held_to", "target")}
+    if about["held_to"] in ("", *COSTS):
+        about |= {"held_to": "", "target": ""}
+    return _Group(result.kind == "published", result.protocol, **about, scale=result.scale)
 
 
 def _groups(results: Sequence[SystemResult]) -> dict[_Group, list[SystemResult]]:
@@ -377,12 +328,12 @@ def _groups(results: Sequence[SystemResult]) -> dict[_Group, list[SystemResult]]
     all_groups = [_group(result) for result in results]
     for result, group in zip(results, all_groups, strict=True):
         if group.scale is None:
-            scales = {g.scale for g in all_groups if replace(g, scale=None) == group} - {None}
-            group = replace(group, scale=scales.pop()) if len(scales) == 1 else group
+            scales = {g.scale for g in all_groups if g._replace(scale=None) == group} - {None}
+            group = group._replace(scale=scales.pop()) if len(scales) == 1 else group
         groups.setdefault(group, []).append(result)
     for group, rows in groups.items():
         if group.target:  # the system that the others are held to is shown beside them again
-            place = replace(group, held_to="", target="")
+            place = group._replace(held_to="", target="")
             rows[:0] = [result for result in groups.get(place, []) if result.system == group.target]
     order = sorted(groups, key=lambda group: (group.published, bool(group.held_to)))
     return {group: groups[group] for group in order}
@@ -392,29 +343,24 @@ def _ranked(group: _Group, name: str) -> bool:
     return metric(name).direction is not None and (not group.held_to or name in COSTS)
 
 
-def _marks(rows: Sequence[SystemResult], name: str) -> dict[int, Mark]:
-    """Row -> mark. Values that are printed alike are equal."""
-    printed = {
-        index: float(shown(result.summary[name], name).replace(",", "").replace("∞", "inf"))
-        for index, result in enumerate(rows)
-        if _has(result, name) and not result.warnings.keys() & {*COSTS}
-    }
-    ranks = sorted(set(printed.values()), reverse=metric(name).direction == "higher")
+def _marks(rows: Sequence[SystemResult], name: str) -> dict[str, Literal["best", "second"]]:
+    """Printed value -> mark. Values that are printed alike are equal."""
+    printed = [shown(row.summary[name], name) for row in rows if _has(row, name) and _takes_part(row)]
+    values = {text: float(text.replace(",", "").replace("∞", "inf")) for text in printed}
+    ranks = sorted(values, key=values.__getitem__, reverse=metric(name).direction == "higher")
     if len(ranks) < 2:
         return {}
-    marks: dict[float, Mark] = {ranks[0]: "best"}
-    if len(printed) > 2:  # of two rows, the worse one is no second best that deserves a mark
-        marks[ranks[1]] = "second"
-    return {index: marks[value] for index, value in printed.items() if value in marks}
+    # With two rows only, "second best" would mark the worse one.
+    return {ranks[0]: "best", ranks[1]: "second"} if len(printed) > 2 else {ranks[0]: "best"}
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else repr(float(value))
-
-
-def _csv(rows: Iterable[Iterable[object]]) -> str:
+def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """All rows have the same keys; None and nan are empty."""
     buffer = io.StringIO()
-    csv.writer(buffer).writerows(rows)
+    lines = [{key: "" if value is None or value != value else value for key, value in row.items()} for row in rows]
+    writer = csv.DictWriter(buffer, lines[0] if lines else ())
+    writer.writeheader()
+    writer.writerows(lines)
     return buffer.getvalue()
 
 
@@ -433,9 +379,11 @@ _LATEX = {character: rf"\{character}" for character in "&%$#_{}"} | {
     '"': r"\char34{}",
     "×": r"$\times$",  # noqa: RUF001
     "†": r"\dag{}",
+    "∞": r"$\infty$",
 }
 
 
 def _latex(text: str) -> str:
     escaped = "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
-    return escaped.replace("--", "-{}-").replace("\u2013", "--")  # options of commands are no dashes
+    escaped = escaped.replace("--", "-{}-").replace("\u2013", "--")  # options of commands are no dashes
+    return re.sub(r"(?<=\d),(?=\d{3})", "{,}", escaped).replace(r"-$\infty$", r"$-\infty$")

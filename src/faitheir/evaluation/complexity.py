@@ -1,7 +1,7 @@
-"""What a model costs: seconds down and up, parameters, multiply-accumulates, peak memory. Table 4 of the paper.
+"""What a model costs: seconds, parameters, multiply-accumulates, peak memory (Table 4 of the paper).
 
-Time and memory are measured in a process of their own (``python -m faitheir.evaluation.complexity``), so that the
-peak is the model's and not that of whoever asks.
+Time and memory are measured in a separate process (``python -m faitheir.evaluation.complexity``), so that the peak is
+the model's and not the caller's.
 """
 
 import json
@@ -75,7 +75,7 @@ def complexity(
     """
     width, height = size
     if width < 1 or height < 1:
-        raise ConfigError(f"size is {width} x {height}; positive numbers of pixels are wanted.")
+        raise ConfigError(f"size is {width} x {height}; both sides must be at least one pixel.")
     config = _config(source)
     macs_down, macs_up = count_macs(config, size)
     request: dict[str, Any] = {"source": str(source), "base": None if base is None else str(base)}
@@ -96,7 +96,7 @@ def complexity(
 
 
 def count_macs(config: ModelConfig, size: tuple[int, int]) -> tuple[int, int]:
-    """Multiply-accumulates down and up for a picture of (width, height), counted by torch without computing."""
+    """Multiply-accumulates to encode and to decode a picture of (width, height), counted by torch without computing."""
     model = meta_model(config).eval().requires_grad_(False)
     model.backbone.merge_lora()
     width, height = (-(-side // model.size_multiple) * model.size_multiple for side in size)

@@ -50,7 +50,7 @@ def load_inception(weights: str | Path | None, device: str | torch.device = "cpu
     """The Inception network of the original FID, through torch-fidelity.
 
     ``weights``: a local file of what torch-fidelity fetches otherwise (in torch's format or safetensors). Raises
-    ModelError or MissingDependencyError with what to do where it cannot be had.
+    ModelError or MissingDependencyError, which say what to do, where it is not available.
     """
     try:
         from torch_fidelity import feature_extractor_inceptionv3 as inception
@@ -96,7 +96,7 @@ def kid(a: Features, b: Features) -> float:
 
 
 def caution(name: str, patches: int) -> str | None:
-    """Why FID or KID of so many patches must be read with caution; None where it need not."""
+    """Why FID or KID of this number of patches is unreliable; None where it is not."""
     if name == "fid" and patches <= WIDTH:
         return (
             f"of {patches:,} patches only: with no more than the {WIDTH:,} dimensions of a feature the covariance is "

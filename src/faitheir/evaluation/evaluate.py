@@ -1,11 +1,11 @@
-"""Restored pictures against their originals under a protocol: per picture, over the set, and all that led there."""
+"""Restored pictures measured against their originals under a protocol, per picture and over the whole set."""
 
 import contextlib
 import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from faitheir.evaluation.store import Store
 from faitheir.images import UInt8Array, bicubic_thumbnail, picture_size, read_picture
 from faitheir.version import __version__
 
-#: What is read off files and clocks, whatever metrics are asked for.
+#: Read from files and clocks, whichever metrics are chosen.
 FREE = ("thumbnail_bytes", "bytes", "bits_per_pixel", "seconds_down", "seconds_up")
 
 #: The metrics that ``evaluate`` computes.
@@ -52,21 +52,21 @@ def evaluate(
     note: str = "",
     progress: bool = True,
 ) -> SystemResult:
-    """Measure what a system restored, on 8-bit files as the disk holds them.
+    """Measure what a system restored, as 8-bit files on disk.
 
     >>> result = evaluate("photos/", "restored/", system="mine")
     >>> result = evaluate({"a": Path("a.jpg")}, {"a": Output(Path("a.png"), Path("a.thumb.png"))}, system="mine")
     >>> result.summary["psnr"]
 
     ``originals``, ``outputs``: folders, whose files pair by name (see `pair`), or mappings with the same keys.
-    ``scale``: of the thumbnails; where they are there, it need not be said. ``metrics``: of `METRICS`, by default those
-    of the protocol; `FREE` ones are always among them. ``weights``: local files by network (see `NETWORKS`), where the
-    libraries are not to fetch them. ``store``: what was computed before from the same files is taken from there.
-    ``batch``: patches that go through Inception at once; whole pictures go one by one, for their sizes differ.
-    ``dataset``, ``about``, ``note``: for the result.
+    ``scale``: of the thumbnails; by default it is found from their sizes. ``metrics``: names from `METRICS`, by default
+    those of the protocol; `FREE` ones are always measured. ``weights``: local files by network (see `NETWORKS`); other
+    weights are fetched by the libraries. ``store``: keeps what was computed, by the contents of the files. ``batch``:
+    patches that go through Inception at once; whole pictures go one by one, since their sizes differ. ``dataset``,
+    ``about``, ``note``: copied into the result.
 
-    A metric that cannot be had is in the result's ``missing``, with the reason; a picture that cannot be read has its
-    ``error``. Raises PairingError, EvaluationError (an unknown metric or protocol) or DeviceError.
+    A metric that is not available is in the result's ``missing``, with the reason; a picture that cannot be read has
+    its ``error``. Raises PairingError, EvaluationError (an unknown metric or protocol) or DeviceError.
     """
     protocol, wanted = check_request(protocol, metrics, weights)
     device = resolve_device(device)
@@ -104,7 +104,7 @@ def evaluate(
     for name in tools.sets:
         try:
             summary[name] = _of_set(name, shares, tools, store)
-        except Exception as error:  # of any kind: that metric's, and the others are there
+        except Exception as error:  # of any kind: it concerns this metric only
             missing[name] = reason(error)
             continue
         cautions = [caution(name, patches)]
@@ -142,12 +142,12 @@ def evaluate(
 def check_request(
     protocol: str | Protocol, metrics: Sequence[str] | None = None, weights: Weights | None = None
 ) -> tuple[Protocol, list[str]]:
-    """The protocol, and what is to be measured; EvaluationError for a protocol, metric or network that is not known."""
+    """The protocol and the metrics to measure; EvaluationError for an unknown protocol, metric or network."""
     protocol = find_protocol(protocol)
     wanted = list(protocol.metrics if metrics is None else metrics)
     for name in wanted:
         if name not in COMPUTED:
-            raise EvaluationError(f"Unknown metric '{name}'; choose of {', '.join(COMPUTED)}.")
+            raise EvaluationError(f"Unknown metric '{name}'; choose from {', '.join(COMPUTED)}.")
     for name in weights or ():
         if name not in NETWORKS.values():
             known = ", ".join(dict.fromkeys(NETWORKS.values()))
@@ -156,7 +156,7 @@ def check_request(
 
 
 def files_hash(originals: Mapping[str, Path]) -> str:
-    """16 hexadecimal digits over the names and contents of the originals: what tells data sets apart."""
+    """16 hexadecimal digits over the names and contents of the originals: they identify the data set."""
 
     def content(path: Path) -> str:
         try:
@@ -176,7 +176,7 @@ def _as_outputs(originals: Mapping[str, Path], outputs: Mapping[str, Path | Outp
 
 @dataclass
 class _Tools:
-    """Metrics, opened: of pairs of pictures, of thumbnails, and of the whole set."""
+    """Metrics ready to use: of pairs of pictures, of thumbnails, and of the whole set."""
 
     protocol: Protocol
     scale: int | None
@@ -187,7 +187,7 @@ class _Tools:
     inception: FeatureExtractor | None = None
 
     def abouts(self) -> dict[str, str]:
-        """By metric: library, version and weights."""
+        """Metric -> library, version and weights."""
         abouts = {name: metric.about for name, metric in (self.pairs | self.thumbnails).items()}
         if self.inception is not None:
             abouts |= {name: self.inception.about for name in self.sets if name != "lattice"}
@@ -196,7 +196,7 @@ class _Tools:
 
 @dataclass
 class _Share:
-    """What one picture gives to the metrics of the set; ``key``: of the files that it was computed from."""
+    """What one picture contributes to the metrics of the set; ``key``: of the files that it was computed from."""
 
     key: str
     features: tuple[np.ndarray, np.ndarray] | None = None
@@ -206,12 +206,12 @@ class _Share:
 def _open(
     wanted: Iterable[str], protocol: Protocol, scale: int | None, weights: Weights, device: torch.device, batch: int
 ) -> tuple[_Tools, dict[str, str]]:
-    """The tools, and by metric why it cannot be had."""
+    """The tools, and metric -> why it is not available."""
     tools, missing = _Tools(protocol, scale, batch), dict[str, str]()
     for name in wanted:
         try:
             if name in ("fid", "kid"):
-                if other := {"fid", "kid"} & missing.keys():  # it is not to be fetched in vain twice
+                if other := {"fid", "kid"} & missing.keys():  # one failed download is enough
                     raise EvaluationError(missing[other.pop()])
                 tools.inception = tools.inception or load_inception(weights.get("inception"), device)
                 tools.sets.append(name)
@@ -226,7 +226,7 @@ def _open(
                 tools.thumbnails[name] = PictureMetric(name, f"faitheir {__version__}, scale {scale}", function)
             elif name not in FREE:
                 tools.pairs[name] = picture_metric(name, protocol=protocol, scale=scale, weights=weights, device=device)
-        except Exception as error:  # of any kind: that metric cannot be had, and the others are computed
+        except Exception as error:  # of any kind: this metric is missing, and the others are computed
             missing[name] = reason(error)
             if isinstance(error, ModelError):
                 missing[name] += f" (--weights {NETWORKS[name]}=PATH)"
@@ -234,14 +234,14 @@ def _open(
 
 
 class _Problems:
-    """What went wrong with one picture, in the order it did, every sentence once."""
+    """What went wrong with one picture, in order, every sentence once."""
 
     def __init__(self) -> None:
         self.sentences: dict[str, None] = {}
 
     @contextlib.contextmanager
     def noted(self, what: str = "") -> Iterator[None]:
-        """Of any kind: it is this picture's, and the rest goes on."""
+        """Errors of any kind concern this picture only, and the rest goes on."""
         try:
             yield
         except DeviceError:
@@ -254,7 +254,7 @@ class _Problems:
 def _measure(
     picture: str, original: Path, output: Output, tools: _Tools, store: Store
 ) -> tuple[PictureResult, _Share | None]:
-    """One picture, by whatever of it can be read; a share of the set's metrics only where all of it could."""
+    """One picture, measured as far as its files can be read; its share of the set's metrics only if all can."""
     problems = _Problems()
     values: dict[str, float] = {}
     share = None
@@ -274,7 +274,7 @@ def _measure(
         if output.thumbnail is not None and tools.thumbnails:
             with problems.noted():
                 key = Store.key("values", hashes[0], Store.hash(output.thumbnail))
-                small = _thumbnails(original, output.thumbnail, tools.scale or 0)
+                small = cache(partial(_thumbnails, original, output.thumbnail, tools.scale or 0))
                 values |= _remembered(store, key, tools.thumbnails, small, problems)
     files = (original, output.thumbnail, output.restored)
     paths = [str(path.absolute()) if path is not None and path.is_file() else None for path in files]
@@ -316,16 +316,13 @@ def _remembered(
     return values
 
 
-def _thumbnails(original: Path, thumbnail: Path, scale: int) -> Callable[[], tuple[UInt8Array, UInt8Array]]:
-    @cache
-    def read() -> tuple[UInt8Array, UInt8Array]:
-        reference, small = bicubic_thumbnail(read_picture(original).rgb, scale), read_picture(thumbnail).rgb
-        if reference.shape != small.shape:
-            (h, w), (g, v) = reference.shape[:2], small.shape[:2]
-            raise EvaluationError(f"{thumbnail} is {v} x {g} pixels, and at scale {scale} {w} x {h} are wanted.")
-        return reference, small
-
-    return read
+def _thumbnails(original: Path, thumbnail: Path, scale: int) -> tuple[UInt8Array, UInt8Array]:
+    """The bicubic thumbnail and the stored one."""
+    reference, small = bicubic_thumbnail(read_picture(original).rgb, scale), read_picture(thumbnail).rgb
+    if reference.shape != small.shape:
+        (h, w), (g, v) = reference.shape[:2], small.shape[:2]
+        raise EvaluationError(f"{thumbnail} is {v} x {g} pixels, and at scale {scale} it should be {w} x {h}.")
+    return reference, small
 
 
 def _share(
@@ -340,24 +337,16 @@ def _share(
         def features(which: int) -> np.ndarray:
             def compute() -> np.ndarray:
                 rgb = both()[which]
-                places = list(protocol.patches(*rgb.shape[:2]))
-                return extract(rgb, places, protocol.patch, tools.batch)
+                return extract(rgb, list(protocol.patches(*rgb.shape[:2])), protocol.patch, tools.batch)
 
             key = Store.key("features", hashes[which], extract.about, protocol.patch, *protocol.shifts)
-            return _array(store, key, compute)
+            return store.array(key, compute)
 
         share.features = features(0), features(1)
     if "lattice" in tools.sets:
         scale = tools.scale or 0
-        share.spectra = _array(store, Store.key("spectra", *hashes, scale), lambda: error_spectra(*both(), scale))
+        share.spectra = store.array(Store.key("spectra", *hashes, scale), lambda: error_spectra(*both(), scale))
     return share
-
-
-def _array(store: Store, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    if (array := store.array(key)) is None:
-        array = compute()
-        store.write_array(key, array)
-    return array
 
 
 def _of_set(name: str, shares: Sequence[_Share], tools: _Tools, store: Store) -> float:

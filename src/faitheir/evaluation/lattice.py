@@ -1,6 +1,6 @@
-"""How much of a restored picture's error is a pattern with the thumbnail's spacing: what the eye sees as a weave.
+"""How much of a restored picture's error repeats with the thumbnail's spacing, which shows as a repeated texture.
 
-It wants pictures of some hundred pixels: on shorter rows the window itself blurs a line over its neighbours.
+Pictures should have some hundred pixels: on shorter rows the window blurs a spectral line over its neighbours.
 """
 
 from collections.abc import Sequence
@@ -37,8 +37,9 @@ def _rows(error: NDArray[np.float64], scale: int) -> NDArray[np.float64]:
 
 
 def lattice(spectra: Sequence[Spectra], scale: int) -> float:
-    """Of the mean spectra of several pictures: the power at multiples of 1/scale cycles per pixel over the median of
-    what lies a quarter of the spacing around it, worst multiple and axis. 1 is no pattern, 0 no error at all.
+    """The power at multiples of 1/scale cycles per pixel over the median a quarter of the spacing around them.
+
+    In the mean of several pictures' spectra, for the worst multiple and axis. 1 is no pattern, 0 no error at all.
     """
     worst = 0.0
     for spectrum in np.mean(spectra, axis=0):

@@ -1,4 +1,4 @@
-"""Metrics of one picture, ready to be called, and what their values are bound to: library, version, weights."""
+"""Metrics of one picture, ready to be called, and what their values depend on: library, version, weights."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ from faitheir.images import UInt8Array
 from faitheir.models import weights_hash
 from faitheir.version import __version__
 
-#: By metric: the network whose weights it needs, under the name by which a local file of them is given.
+#: Metric -> the network whose weights it needs, by the name under which a local file of them is given.
 NETWORKS = {
     "lpips_alex": "alexnet",
     "lpips_vgg": "vgg16",
@@ -35,7 +35,7 @@ NETWORKS = {
     "squeezenet_distance": "squeezenet",
 }
 
-#: The networks have no features left of pictures with a side below this: they have no value there (nan).
+#: Pictures with a side below this leave the networks no features, so these metrics are nan there.
 MIN_SIDE = 32
 
 Weights = Mapping[str, str | Path]
@@ -45,7 +45,7 @@ Weights = Mapping[str, str | Path]
 class PictureMetric:
     """Call it with original and restored picture, uint8 (H, W, 3): the value, nan where it is not defined.
 
-    ``about``: what the values are bound to besides the pictures: library and version, hash of weights, settings.
+    ``about``: what the values depend on besides the pictures: library and version, hash of weights, settings.
     """
 
     name: str
@@ -55,7 +55,7 @@ class PictureMetric:
     def __call__(self, original: UInt8Array, restored: UInt8Array) -> float:
         """Raises ValueError where sizes differ."""
         if original.shape != restored.shape:
-            raise ValueError(f"pictures of one size are wanted, not {original.shape} and {restored.shape}.")
+            raise ValueError(f"both pictures must have one size, not {original.shape} and {restored.shape}.")
         return self.measure(original, restored)
 
 
@@ -69,9 +69,9 @@ def picture_metric(
 ) -> PictureMetric:
     """The metric ``name`` of one picture, under a protocol.
 
-    ``scale``: where the protocol's border is as wide as it. ``weights``: local files by network, of `NETWORKS`; others
-    are fetched by the library that publishes them. Raises EvaluationError, ModelError or MissingDependencyError with
-    what to do where it cannot be had.
+    ``scale``: needed where the protocol's border is as wide as it. ``weights``: local files by network (`NETWORKS`);
+    others are fetched by the library that publishes them. Raises EvaluationError, ModelError or
+    MissingDependencyError, which say what to do, where the metric is not available.
     """
     protocol = find_protocol(protocol)
     weights = {} if weights is None else weights
@@ -196,7 +196,7 @@ def _load_musiq(weights: str | Path | None, device: torch.device) -> nn.Module:
 
 @contextlib.contextmanager
 def clean_file(name: str, weights: str | Path | None) -> Iterator[Path | None]:
-    """A file of the tensors in ``weights`` and nothing else, for libraries that would unpickle whatever is in it."""
+    """A file of the tensors in ``weights`` and nothing else, for libraries that would unpickle all of it."""
     if weights is None:
         yield None
         return

@@ -1,7 +1,7 @@
 """The metrics by name, and PSNR and SSIM of 8-bit pictures of any size.
 
-These two need nothing beyond the core's dependencies and agree with scikit-image (a test holds them to it): PSNR over
-all values; SSIM with Wang et al.'s Gaussian window, per channel, averaged.
+These two need only the core's dependencies and agree with scikit-image, as a test checks: PSNR over all values; SSIM
+with Wang et al.'s Gaussian window, per channel, averaged.
 """
 
 import math
@@ -18,7 +18,7 @@ from faitheir.images import UInt8Array
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is called, read and printed. ``of``: one picture, or the whole set of them."""
+    """How a metric is labelled, ranked and printed. ``of``: one picture, or the whole set of them."""
 
     label: str
     direction: Literal["higher", "lower"] | None
@@ -57,7 +57,7 @@ _ROWS = 512  # rows of SSIM computed at a time, so that memory does not grow wit
 
 def _check(a: UInt8Array, b: UInt8Array) -> None:
     if a.shape != b.shape or a.ndim != 3 or a.dtype != np.uint8 or b.dtype != np.uint8:
-        raise ValueError(f"two uint8 pictures (H, W, C) of one size are wanted, not {a.shape} and {b.shape}.")
+        raise ValueError(f"both must be uint8 pictures (H, W, C) of one size, not {a.shape} and {b.shape}.")
 
 
 def to_luma(rgb: UInt8Array) -> NDArray[np.float64]:

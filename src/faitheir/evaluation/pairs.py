@@ -1,4 +1,4 @@
-"""Which file belongs to which original: by name, checked by size. What does not pair is an error."""
+"""Pairs files with originals by name and checks their sizes. A file without a partner is an error."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -53,13 +53,13 @@ def check_sizes(originals: Mapping[str, Path], found: Mapping[str, Path]) -> Non
             unequal.append(f"{path} is {v} x {g} and {originals[name]} {w} x {h} pixels")
     if unequal:
         others = f", and {len(unequal) - 3} more" if len(unequal) > 3 else ""
-        raise PairingError(f"sizes differ: {'; '.join(unequal[:3])}{others}; only pictures of one size are compared.")
+        raise PairingError(f"sizes differ: {'; '.join(unequal[:3])}{others}; both must have the same size.")
 
 
 def find_scale(originals: Mapping[str, Path], outputs: Mapping[str, Output]) -> int | None:
     """The one scale, 2 to 256, at which every original gives a thumbnail of the size that is there.
 
-    Thumbnail files of ours say it themselves. None where there are no thumbnails to read, or where none or several
+    Our thumbnail files name it. None where there are no thumbnails to read, or where none or several
     scales fit.
     """
     fitting = set(range(2, 257))
@@ -94,8 +94,8 @@ def _by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
         name = (path.parent.relative_to(folder) / stem).as_posix()
         if name in found:
             raise PairingError(
-                f"{found[name]} and {path} are both '{name}' without their suffixes, so it is not known which to pair; "
-                "rename one or take it away."
+                f"{found[name]} and {path} are both '{name}' without their suffixes, so the pair is ambiguous; "
+                "rename one or move it away."
             )
         found[name] = path
     if not found:

@@ -1,4 +1,4 @@
-"""Protocols: what is measured, on which pixels. docs/reference/metrics.md describes them for people."""
+"""Protocols: what is measured, on which pixels. docs/reference/metrics.md describes them."""
 
 import re
 from collections.abc import Iterator

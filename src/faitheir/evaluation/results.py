@@ -1,4 +1,4 @@
-"""What a measurement leaves: per picture and in sum, with all that is needed to know what was measured.
+"""Results of a measurement, per picture and as means, with all that is needed to know what was measured.
 
 Written by ``evaluate`` and ``compare``, read by the tables, the plots and the report. One JSON file per system.
 """
@@ -16,7 +16,7 @@ from faitheir.config import from_dict, to_dict
 from faitheir.errors import ConfigError, EvaluationError
 from faitheir.storage import write_atomic
 
-#: Of the JSON files; one that is newer than this is refused.
+#: Version of the JSON files; newer ones are refused.
 RESULT_VERSION = 1
 
 SystemKind = Literal["model", "restored", "resampling", "codec", "super-resolution", "command", "published"]
@@ -24,12 +24,12 @@ SystemKind = Literal["model", "restored", "resampling", "codec", "super-resoluti
 
 @dataclass(frozen=True)
 class Output:
-    """What a system left of one picture, to be measured.
+    """One picture's files as a system made them, to be measured.
 
     ``restored``: the full-size picture's file. ``thumbnail``: the stored file, where it is a picture to look at.
-    ``bytes``: of what is stored, by default the thumbnail's. ``seconds_down``, ``seconds_up``: where they were
-    measured. ``error``: why there is none of all this, one sentence; then ``restored`` need not exist. ``details``:
-    what else the system says of this picture, such as the quality a codec took.
+    ``bytes``: size of what is stored, by default the thumbnail's. ``seconds_down``, ``seconds_up``: to encode and to
+    decode, where they were measured. ``error``: why the system made nothing, one sentence; then ``restored`` need not
+    exist. ``details``: other facts, such as the quality that a codec used.
     """
 
     restored: Path
@@ -85,7 +85,7 @@ class SystemResult:
     note: str = ""
 
     def to_json(self) -> str:
-        """As JSON in which any program can read it: what is infinite or no number is the string "inf" or "nan"."""
+        """As standard JSON: infinity and nan are the strings "inf" and "nan"."""
         return json.dumps({"version": RESULT_VERSION} | _strict(to_dict(self)), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -129,7 +129,7 @@ def read_result(path: str | Path) -> SystemResult:
 
 
 def read_results(folder: str | Path) -> list[SystemResult]:
-    """The results in a folder (``*.json``), by name. Raises EvaluationError for a file that is none."""
+    """The results in a folder (``*.json``), by name. Raises EvaluationError for a file that is not a result."""
     return [read_result(path) for path in sorted(Path(folder).glob("*.json"))]
 
 
@@ -144,7 +144,7 @@ def _with_files(result: SystemResult, change: Callable[[str], str]) -> SystemRes
 
 
 def file_stem(system: str) -> str:
-    """A name for a system's files and folders: the system's own where that is safe, else made so and told apart."""
+    """A name for a system's files and folders: its own where that is safe, else made safe and unique by a hash."""
     safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", system).strip("-.")[:60]
     if safe == system:
         return safe
@@ -152,7 +152,7 @@ def file_stem(system: str) -> str:
 
 
 def means(rows: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Of each metric over the pictures that have it; where it is no number (nan) a picture does not count."""
+    """Mean of each metric over the pictures that have it; nan does not count."""
     columns: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.items():
@@ -172,5 +172,5 @@ def _strict(value: Any) -> Any:
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not (isinstance(value, (int, float)) or value in ("inf", "-inf", "nan")):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     return float(value)

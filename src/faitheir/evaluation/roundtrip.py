@@ -1,16 +1,17 @@
-"""One photograph down to its thumbnail file, back from that file, and measured on what the disk holds."""
+"""One photograph through its thumbnail file and back, measured on the files on disk."""
 
 import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from faitheir.evaluation.metrics import psnr, ssim
+from faitheir.evaluation.results import means
 from faitheir.images import Picture, bicubic_thumbnail, read_picture, resize_bicubic, write_picture
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.thumbnail import Thumbnail
@@ -37,17 +38,15 @@ class Figures:
 
     @classmethod
     def mean(cls, several: Sequence["Figures"]) -> "Figures":
-        """Of each figure over the files that have it."""
-        rows = [
-            [value for value in column if not math.isnan(value)] for column in zip(*map(astuple, several), strict=True)
-        ]
-        return cls(*(sum(row) / len(row) if row else math.nan for row in rows))
+        """Mean of each figure over the files that have it."""
+        none = {field.name: math.nan for field in fields(cls)}
+        return cls(**none | means(asdict(figures) for figures in several))
 
 
 def round_trip(
     pipeline: FaithEIRPipeline, photograph: Picture, outputs: tuple[Path, Path, Path], *, quality: int | None = None
 ) -> tuple[Figures, Picture, Picture]:
-    """Write thumbnail, restored picture and both beside the original to ``outputs``: all three, or none.
+    """Write the thumbnail, the restored picture, and both beside the original to ``outputs``: all three, or none.
 
     They must be in one folder. Returns the figures, the thumbnail and the restored picture, as read back.
     Raises ImageError or ThumbnailError.
@@ -78,7 +77,7 @@ def round_trip(
 def through_file(
     pipeline: FaithEIRPipeline, photograph: Picture, thumbnail: Path, restored: Path, *, quality: int | None = None
 ) -> tuple[Thumbnail, Picture, float, float]:
-    """Write a thumbnail, and what comes back from that file: both as read back, seconds down and up (of computing).
+    """Write a thumbnail and what is restored from that file; return both as read back, and seconds for each.
 
     Raises ImageError or ThumbnailError.
     """

@@ -1,4 +1,4 @@
-"""What has been computed, by the contents of the files it was computed from: a run that stopped goes on.
+"""Keeps what was computed, by the contents of the files it was computed from, so that a stopped run can go on.
 
 A key is a hash of everything that an entry depends on, so nothing ever needs to be thrown away for being out of date,
 and the whole folder may be deleted at any time.
@@ -7,6 +7,7 @@ and the whole folder may be deleted at any time.
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from faitheir.storage import open_file, write_atomic
 
 
 def file_hash(path: Path) -> str:
-    """64 hexadecimal digits (SHA-256) of a file's bytes. Raises ImageError where it cannot be read."""
+    """64 hexadecimal digits (SHA-256) of a file's bytes. Raises StorageError where it cannot be read."""
     digest = hashlib.sha256()
     with open_file(path) as file:
         while data := file.read(1 << 20):
@@ -31,7 +32,7 @@ def _hash_of(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 (they
 
 
 class Store:
-    """Entries in a folder, or in memory where there is none."""
+    """Entries in a folder, or in memory if there is no folder."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
@@ -39,20 +40,20 @@ class Store:
 
     @staticmethod
     def key(*parts: object) -> str:
-        """Of an entry that depends on ``parts``."""
+        """The key of an entry that depends on ``parts``."""
         return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()
 
     @staticmethod
     def hash(path: Path) -> str:
-        """``file_hash``, remembered as long as the file's size and time stay. Raises ImageError."""
+        """``file_hash``, remembered as long as the file's size and time stay. Raises StorageError."""
         try:
             status = path.stat()
         except OSError:
-            return file_hash(path)  # it raises what there is to say
+            return file_hash(path)  # which raises the error to show
         return _hash_of(path, status.st_size, status.st_mtime_ns)
 
     def entry(self, key: str) -> dict[str, Any]:
-        """What ``write_entry`` left; empty where there is nothing whole."""
+        """What ``write_entry`` wrote; empty if nothing was, or if it is damaged."""
         try:
             values = json.loads(self._read(f"{key}.json") or b"{}")
         except ValueError:
@@ -60,25 +61,19 @@ class Store:
         return values if isinstance(values, dict) else {}
 
     def write_entry(self, key: str, values: dict[str, Any]) -> None:
-        """Replace an entry, whole or not at all. Raises ImageError."""
+        """Replace an entry, whole or not at all. Raises StorageError."""
         self._write(f"{key}.json", json.dumps(values).encode())
 
-    def array(self, key: str) -> np.ndarray | None:
-        """What ``write_array`` left; None where there is nothing whole."""
-        data = self._read(f"{key}.npy")
-        if data is None:
-            return None
+    def array(self, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array under a key; computed and written, whole or not at all, if there is none or it is damaged."""
         try:
-            array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+            array: np.ndarray = np.load(io.BytesIO(self._read(f"{key}.npy") or b""), allow_pickle=False)
         except (ValueError, EOFError, OSError):
-            return None
+            array = compute()
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            self._write(f"{key}.npy", buffer.getvalue())
         return array
-
-    def write_array(self, key: str, array: np.ndarray) -> None:
-        """Replace an array, whole or not at all. Raises ImageError."""
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        self._write(f"{key}.npy", buffer.getvalue())
 
     def _read(self, name: str) -> bytes | None:
         if self.folder is None:
