@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faitheir.training.resave import Resave
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,7 +34,6 @@ from faitheir.training.config import OptimizerConfig, ResaveConfig, load_train_c
 from faitheir.training.loop import train, train_stages
 from faitheir.training.losses import regularity, regularity_excess
 from faitheir.training.optimizers import learning_rate_factor, make_optimizer
-from faitheir.training.resave import Resave
 from recipes import Recipe, log_of, quiet
 
 pytest.importorskip("accelerate")

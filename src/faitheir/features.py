@@ -5,7 +5,7 @@ None is part of this package. Each is loaded from a local file, or by the librar
 
 import pickle
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from faitheir.errors import MissingDependencyError, ModelError
 
-FeatureName = Literal["squeezenet", "taesana", "vgg16"]
+FeatureName = Literal["alexnet", "squeezenet", "taesana", "vgg16"]
 LPIPSName = Literal["alex", "vgg"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -131,6 +131,20 @@ def taesana(state: dict[str, Tensor]) -> FeatureNetwork:
     return FeatureNetwork(network, tap, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
+def alexnet(state: dict[str, Tensor]) -> FeatureNetwork:
+    """AlexNet under torchvision's names: features after each of its five ReLUs, strides 4 to 16."""
+    layers = nn.Sequential(
+        *(nn.Conv2d(3, 64, 11, 4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()),
+    )
+    prefix = "features."
+    layers.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    return FeatureNetwork(layers, (1, 4, 7, 9, 11), IMAGENET_MEAN, IMAGENET_STD)
+
+
 def vgg16(state: dict[str, Tensor]) -> FeatureNetwork:
     """VGG16 through torchvision: the last ReLU of each of its five stages (relu1_2 .. relu5_3), strides 1 to
     16.
@@ -145,6 +159,7 @@ def vgg16(state: dict[str, Tensor]) -> FeatureNetwork:
 
 
 _BUILDERS: dict[str, Callable[[dict[str, Tensor]], FeatureNetwork]] = {
+    "alexnet": alexnet,
     "squeezenet": squeezenet,
     "taesana": taesana,
     "vgg16": vgg16,
@@ -205,12 +220,12 @@ def _torchvision(name: str) -> Any:
 
 
 def load_feature_network(name: FeatureName, weights: str | Path | None) -> FeatureNetwork:
-    """The network ``name`` with ``weights`` from a local file, see ``read_state`` (for vgg16, None lets torchvision
-    fetch).
+    """The network ``name`` with ``weights`` from a local file, see ``read_state`` (for alexnet and vgg16, None lets
+    torchvision fetch).
 
     Raises ModelError where the file is missing, cannot be read, or does not fit.
     """
-    if name == "vgg16":
+    if name == "alexnet" or name == "vgg16":
         state = torchvision_state(name, weights)
     elif weights is None:
         raise ModelError(
@@ -280,11 +295,52 @@ def feature_distance(network: FeatureNetwork, a: Tensor, b: Tensor) -> Tensor:
     channels, averaged over space and summed over the layers (LPIPS, Zhang et al. 2018, without its learned
     weights).
     """
-    total = torch.zeros(a.shape[0], device=a.device)
-    for fa, fb in zip(network(a), network(b), strict=True):
+    return pointwise_distance(network(a), network(b))
+
+
+def pointwise_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """``feature_distance`` of features that are there already: lists of (B, C_i, H_i, W_i) -> (B,)."""
+    total = torch.zeros(a[0].shape[0], device=a[0].device)
+    for fa, fb in zip(a, b, strict=True):
         difference: Tensor = _UnitDifference.apply(fa, fb)
         total = total + difference.mean((1, 2))
     return total
+
+
+#: Sides of the windows in which ``wasserstein_distance`` compares statistics, in positions of a layer.
+WASSERSTEIN_WINDOWS = (4, 16)
+
+
+def wasserstein_distance(
+    a: Sequence[Tensor], b: Sequence[Tensor], windows: Sequence[int] = WASSERSTEIN_WINDOWS
+) -> Tensor:
+    """Distance of the local statistics of features: lists of (B, C_i, H_i, W_i) -> (B,), 0 where they are equal.
+
+    In square windows that overlap by half, the squared differences of the features' means and of their standard
+    deviations are summed over channels: the squared 2-Wasserstein distance of two normal distributions, channel by
+    channel. It is averaged over positions and windows and summed over the layers. After Wasserstein distortion (Qiu
+    et al. 2024, arXiv 2412.00505), which pools with Gaussians whose size varies over the picture and takes VGG's
+    features as they are; here windows are boxes of fixed sizes, since every place is looked at alike, and features are
+    unit-normalised over channels, so that layers weigh alike.
+    """
+    total = torch.zeros(a[0].shape[0], device=a[0].device)
+    for fa, fb in zip(a, b, strict=True):
+        ua, ub = (f.float() * (f.float().square().sum(1, keepdim=True) + 1e-10).rsqrt() for f in (fa, fb))
+        for window in windows:
+            side = min(window, *fa.shape[2:])
+            (ma, sa), (mb, sb) = (_local_statistics(u, side) for u in (ua, ub))
+            difference = (ma - mb).square() + (sa - sb).square()
+            total = total + difference.sum(1).mean((1, 2)) / len(windows)
+    return total
+
+
+def _local_statistics(x: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations in windows of ``side`` that overlap by half."""
+    step = max(1, side // 2)
+    mean = F.avg_pool2d(x, side, step)
+    variance = F.avg_pool2d(x.square(), side, step) - mean.square()
+    # The floor keeps the root's gradient finite where a feature is constant.
+    return mean, (variance.clamp_min(0) + 1e-6).sqrt()
 
 
 class _UnitDifference(torch.autograd.Function):

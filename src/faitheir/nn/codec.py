@@ -129,13 +129,15 @@ class CodecConfig:
 class Reconstruction(NamedTuple):
     """What one pass of training needs: thumbnail (B, 3, H/s, W/s) if one was made, picture (B, 3, H, W), condition.
 
-    ``lost``: what downscaling threw away, (B, lost channels, H/s, W/s), if it did.
+    ``lost``: what downscaling threw away, (B, lost channels, H/s, W/s), if it did. ``bits``: what storing each
+    thumbnail costs, per thumbnail pixel (B,), where training prices that.
     """
 
     thumbnail: Tensor | None
     picture: Tensor
     condition: Condition | None
     lost: Tensor | None
+    bits: Tensor | None = None
 
 
 class FaithEIR(nn.Module):
@@ -277,13 +279,18 @@ class FaithEIR(nn.Module):
         return backbone.decode(z_0.to(dtype), (rows, columns)), condition
 
     def forward(
-        self, x: Tensor, fidelity: float = 0.0, between: Callable[[Tensor], Tensor] | None = None
+        self,
+        x: Tensor,
+        fidelity: float = 0.0,
+        store: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> Reconstruction:
         """Down and up again, differentiable throughout (the rounding's gradient is straight-through).
 
-        ``between``: what befalls the thumbnail before it is restored; the one returned is as it was before.
+        ``store``: thumbnails and the pictures they are of -> the thumbnails as a file gives them back, and bits per
+        pixel; the thumbnail returned is as it was before.
         """
         unrounded, lost = self._split(x)
         y = quantize_8bit(unrounded)
-        picture, condition = self._restore(y if between is None else between(y), fidelity=fidelity)
-        return Reconstruction(y, picture, condition, lost)
+        stored, bits = (y, None) if store is None else store(y, x)
+        picture, condition = self._restore(stored, fidelity=fidelity)
+        return Reconstruction(y, picture, condition, lost, bits)

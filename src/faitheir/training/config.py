@@ -24,7 +24,8 @@ class DataConfig:
     as "shards/lsdir-*.tar"; ``val``: a folder of pictures. Relative to the working directory. ``crop``: side in pixels.
     ``shrink``: probability of reducing a photograph by a random factor, down to ``shrink_min``, before the crop.
     ``draft``: decode JPEGs at half size or less where the factor allows. ``workers``: loader processes.
-    ``cache``: keep decoded photographs in memory, in each worker.
+    ``cache``: keep decoded photographs in memory, in each worker. ``repeat``: how often photographs whose file name
+    fits a pattern are seen in each pass, such as {"large_*" = 6}; others once.
     """
 
     train: str
@@ -35,9 +36,12 @@ class DataConfig:
     draft: bool = True
     workers: int = 1
     cache: bool = False
+    repeat: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
+        if any(type(times) is not int or times < 1 for times in self.repeat.values()):
+            raise ConfigError("repeat wants whole numbers from 1 up, for patterns of file names.")
         if self.crop < 1 or self.workers < 0:
             raise ConfigError("crop must be at least 1 and workers at least 0.")
         if not (0 <= self.shrink <= 1 and 0 < self.shrink_min <= 1):
@@ -62,6 +66,8 @@ class LossConfig:
     """Weights of the paper's four terms (eq. 7 to 10) and of ours, their norms, and the networks behind them.
 
     ``guidance``, ``semantic``, ``pixel``, ``feature``: the paper's lambda 1 to 4; a term of weight 0 is not computed.
+    ``texture``: ours, distance of the features' local statistics (``wasserstein_distance``), of the same networks as
+    ``feature``. ``rate``: ours, bits per thumbnail pixel of lossy files (``faitheir.training.lossy``).
     ``storage``, ``lattice``, ``regularity``: ours, see ``storage_cost``, ``lattice_excess`` and ``regularity_excess``
     in ``faitheir.training.losses``.
     ``distribution``: IRN's third (Xiao et al. 2020), mean square of what is lost, which makes it like a normal sample.
@@ -75,6 +81,8 @@ class LossConfig:
     semantic: float = 5.0
     pixel: float = 3.0
     feature: float = 3.0
+    texture: float = 0.0
+    rate: float = 0.0
     storage: float = 0.0
     lattice: float = 0.0
     regularity: float = 0.0
@@ -91,7 +99,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
         terms = (self.guidance, self.semantic, self.pixel, self.feature)
-        ours = (self.storage, self.lattice, self.regularity, self.distribution)
+        ours = (self.texture, self.rate, self.storage, self.lattice, self.regularity, self.distribution)
         if min(*terms, *ours, self.feature_shift) < 0:
             raise ConfigError("the weights of the losses and feature_shift must not be negative.")
 
@@ -125,21 +133,44 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class ResaveConfig:
-    """Thumbnails that go through JPEG before they are restored in training, so that the model copes with them (ours).
+class LossyFormat:
+    """One way in which training stores thumbnails: ``share`` of them, relative to the other formats' shares.
 
-    ``share``: of the crops, 0 for none. ``quality``: from which to which, as libjpeg counts it.
+    ``quality``: lowest and highest, 1 to 100 as Pillow counts it, of which one is drawn for each thumbnail; of no
+    account where the format is "lossless".
     """
 
-    share: float = 0.0
+    format: Literal["lossless", "webp", "jpeg", "avif"]
+    share: float = 1.0
     quality: tuple[int, int] = (75, 95)
 
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
-        if not 0 <= self.share <= 1:
-            raise ConfigError("share must be in 0..1.")
+        if self.share < 0:
+            raise ConfigError("share must not be negative.")
         if not 1 <= self.quality[0] <= self.quality[1] <= 100:
             raise ConfigError("quality must be two whole numbers from 1 to 100, the lower first.")
+
+
+@dataclass(frozen=True)
+class LossyConfig:
+    """The codec in the loop (ours): how thumbnails are stored in training before they are restored.
+
+    ``formats``: drawn for each thumbnail, by their shares; none: thumbnails stay as they are. ``foreign``: probability
+    that a thumbnail is replaced by one that another program's filter made.
+    """
+
+    formats: tuple[LossyFormat, ...] = ()
+    foreign: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges. Raises ConfigError."""
+        if not 0 <= self.foreign <= 1:
+            raise ConfigError("foreign must be in 0..1.")
+        if self.formats and not sum(f.share for f in self.formats):
+            raise ConfigError("one of the formats must have a share.")
+        if self.foreign and not self.formats:
+            raise ConfigError('foreign thumbnails need formats to be stored in, at least "lossless".')
 
 
 @dataclass(frozen=True)
@@ -214,7 +245,7 @@ class TrainConfig:
     data: DataConfig
     losses: LossConfig = field(default_factory=LossConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
-    resave: ResaveConfig = field(default_factory=ResaveConfig)
+    lossy: LossyConfig = field(default_factory=LossyConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: str = "runs/train"
     init: str | None = None

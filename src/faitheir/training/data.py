@@ -3,8 +3,9 @@
 import io
 import signal
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -98,13 +99,17 @@ class CropDataset(Dataset[Tensor]):
     def __init__(self, config: DataConfig, seed: int, *, listing: Path | None = None) -> None:
         self.config = config
         self.seed = seed
-        self.photographs = find_training_photographs(config.train)
+        self.photographs = [
+            photograph
+            for photograph in find_training_photographs(config.train)
+            for _ in range(_repeats(photograph, config.repeat))
+        ]
         self.listing = listing
         self.unreadable: set[str] = set()
-        self._cache: dict[int, np.ndarray] = {}
+        self._cache: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
-        """How many photographs there are; crops are without end."""
+        """How many photographs a pass sees, repeated ones as often as they are; crops are without end."""
         return len(self.photographs)
 
     def __getitem__(self, n: int) -> Tensor:
@@ -132,9 +137,9 @@ class CropDataset(Dataset[Tensor]):
 
     def _pixels(self, index: int, factor: float) -> tuple[np.ndarray, float] | None:
         """A photograph's pixels, and what is left of ``factor`` where they were reduced in decoding."""
-        if index in self._cache:
-            return self._cache[index], factor
         photograph = self.photographs[index]
+        if photograph.name in self._cache:
+            return self._cache[photograph.name], factor
         if photograph.name in self.unreadable:
             return None
         sizes: list[tuple[int, int]] = []
@@ -155,7 +160,7 @@ class CropDataset(Dataset[Tensor]):
                     file.write(f"{error}\n")
             return None
         if self.config.cache:
-            self._cache[index] = picture.rgb
+            self._cache[photograph.name] = picture.rgb
         if drafting and sizes:
             factor *= max(sizes[0]) / max(picture.rgb.shape[:2])
         return picture.rgb, factor
@@ -173,6 +178,11 @@ class CropDataset(Dataset[Tensor]):
         if rng.random() < 0.5:
             cut = cut[:, ::-1]
         return np.array(cut)
+
+
+def _repeats(photograph: Photograph, repeat: Mapping[str, int]) -> int:
+    name = Path(photograph.member or photograph.path).name
+    return max((times for pattern, times in repeat.items() if fnmatch(name, pattern)), default=1)
 
 
 class NumberSampler(Sampler[int]):

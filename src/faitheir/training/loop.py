@@ -245,7 +245,9 @@ class _Run:
             folder = self.folder / "validation" / f"step-{self.step:08d}"
             with setup.average.in_place():
                 # The pipeline may move the model; what is trained stays where it is.
-                figures = validate(setup.model, config, folder, next(iter(setup.objective.networks), None))
+                figures = validate(
+                    setup.model, config, folder, setup.objective.distance if setup.objective.networks else None
+                )
             scored = {"step": self.step, **figures}
             self.recorder.scalars(scored)
             self.recorder.pictures(self.step, sorted(folder.glob("*.roundtrip.png"))[:4])

@@ -5,7 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faitheir.errors import ConfigError
-from faitheir.features import FeatureNetwork, feature_distance, load_feature_network, load_lpips
+from faitheir.features import (
+    FeatureNetwork,
+    feature_distance,
+    load_feature_network,
+    load_lpips,
+    pointwise_distance,
+    wasserstein_distance,
+)
 from faitheir.nn.codec import Reconstruction
 from faitheir.nn.precision import without_autocast
 from faitheir.training.config import REGULARITY_WINDOW, FeatureLossConfig, LossConfig
@@ -94,24 +101,13 @@ def _norm(kind: str, a: Tensor, b: Tensor) -> Tensor:
     return F.l1_loss(a, b) if kind == "l1" else F.mse_loss(a, b)
 
 
-class _FeatureDistance(nn.Module):
-    """``feature_distance`` of a network, as a module: (B, 3, H, W) twice -> (B,)."""
-
-    def __init__(self, network: FeatureNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return feature_distance(self.network, a, b)
-
-
-def _distance(config: FeatureLossConfig) -> nn.Module:
-    """The perceptual distance that a feature loss is made of."""
+def _perceptual(config: FeatureLossConfig) -> nn.Module:
+    """A feature network, or LPIPS with its learned weights."""
     if config.network == "lpips_alex":
         return load_lpips("alex", config.weights)
     if config.network == "lpips_vgg":
         return load_lpips("vgg", config.weights)
-    return _FeatureDistance(load_feature_network(config.network, config.weights))
+    return load_feature_network(config.network, config.weights)
 
 
 class Objective(nn.Module):
@@ -125,8 +121,8 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         self.networks = nn.ModuleList()
-        if config.feature:
-            self.networks.extend(_distance(f) for f in config.features)
+        if config.feature or config.texture:
+            self.networks.extend(_perceptual(f) for f in config.features)
         self.teacher = None
         # Only tokens made from the thumbnail's pixels can be aligned with a picture.
         if config.semantic and tokens:
@@ -159,15 +155,15 @@ class Objective(nn.Module):
                 for n, cut in zip(x.shape[2:], (height, width), strict=True)
             )
             a, b = (p[:, :, top : top + height, left : left + width] for p in (picture, x))
-            terms["feature"] = torch.stack(
-                [f.share * network(a, b).mean() for f, network in zip(c.features, self.networks, strict=True)]
-            ).sum()
+            terms |= self._perceptual_terms(a, b)
         if self.teacher is not None and out.condition is not None and out.condition.grid is not None:
             with torch.no_grad():
                 target = self.teacher.features(x, out.condition.grid).flatten(2).transpose(1, 2)
             terms["semantic"] = self._semantic(out.condition.tokens.float(), target)
         if c.distribution and out.lost is not None:
             terms["distribution"] = out.lost.float().square().mean()
+        if c.rate and out.bits is not None:
+            terms["rate"] = out.bits.float().mean()
         if c.lattice and out.thumbnail is not None:
             terms["lattice"] = lattice_excess(picture - x, x.shape[2] // out.thumbnail.shape[2])
         if c.regularity:
@@ -175,6 +171,28 @@ class Objective(nn.Module):
                 terms["regularity"] = regularity_excess(picture, x)
         total = torch.stack([getattr(c, name) * term for name, term in terms.items()]).sum()
         return total, terms
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """The first network's perceptual distance, for validation: (B, 3, H, W) in [0, 1] twice -> (B,)."""
+        network = self.networks[0]
+        found: Tensor = feature_distance(network, a, b) if isinstance(network, FeatureNetwork) else network(a, b)
+        return found
+
+    def _perceptual_terms(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """Of restored and original cuts: the pointwise feature distance, and that of local statistics."""
+        found: dict[str, list[Tensor]] = {"feature": [], "texture": []}
+        for f, network in zip(self.config.features, self.networks, strict=True):
+            if not isinstance(network, FeatureNetwork):
+                found["feature"].append(f.share * network(a, b).mean())
+                continue
+            of_a = network(a)
+            with torch.no_grad():
+                of_b = network(b)
+            if self.config.feature:
+                found["feature"].append(f.share * pointwise_distance(of_a, of_b).mean())
+            if self.config.texture:
+                found["texture"].append(f.share * wasserstein_distance(of_a, of_b).mean())
+        return {name: torch.stack(parts).sum() for name, parts in found.items() if parts}
 
     def _thumbnail_terms(self, x: Tensor, thumbnail: Tensor) -> dict[str, Tensor]:
         terms = {}

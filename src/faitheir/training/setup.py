@@ -22,11 +22,11 @@ from faitheir.models import (
 )
 from faitheir.nn.codec import FaithEIR, Reconstruction
 from faitheir.training.adversarial import Adversary
-from faitheir.training.config import ResaveConfig, TrainConfig
+from faitheir.training.config import LossyConfig, TrainConfig
 from faitheir.training.data import CropDataset, NumberSampler, patient_worker
 from faitheir.training.losses import Objective
+from faitheir.training.lossy import LossyStorage
 from faitheir.training.optimizers import WeightAverage, make_optimizer, make_schedule
-from faitheir.training.resave import Resave
 
 Log = Callable[[str], None]
 
@@ -34,17 +34,17 @@ Log = Callable[[str], None]
 class TrainingPass(nn.Module):
     """What is trained, as one module with one forward, for accelerate to wrap."""
 
-    def __init__(self, model: FaithEIR, stage: str, resave: ResaveConfig) -> None:
+    def __init__(self, model: FaithEIR, stage: str, lossy: LossyConfig) -> None:
         super().__init__()
         self.model = model
         self.stage = stage
-        self.resave = Resave(resave) if resave.share else None
+        self.store = LossyStorage(lossy) if lossy.formats else None
 
     def forward(self, x: Tensor) -> Reconstruction:
         """Photographs (B, 3, H, W) in [0, 1] -> what the losses need; in the stage "vae" the picture alone."""
         if self.stage == "vae":
             return Reconstruction(None, self.model.autoencode(x), None, None)
-        out: Reconstruction = self.model(x, fidelity=float(self.stage == "fidelity"), between=self.resave)
+        out: Reconstruction = self.model(x, fidelity=float(self.stage == "fidelity"), store=self.store)
         return out
 
 
@@ -205,7 +205,7 @@ def prepare(config: TrainConfig, accelerator: Any, log: Log, *, listing: Path | 
         model.backbone.enable_gradient_checkpointing()
     model.to(memory_format=torch.channels_last)
 
-    training = TrainingPass(model, config.stage, config.resave)
+    training = TrainingPass(model, config.stage, config.lossy)
     optimizer = make_optimizer(training, config.optimizer, accelerator.device)
     schedules = [make_schedule(optimizer, config.optimizer, config.steps)]
     if adversary is not None:

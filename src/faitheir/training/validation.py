@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from faitheir.evaluation.measures import to_tensor
 from faitheir.evaluation.metrics import psnr, ssim
@@ -17,8 +16,11 @@ from faitheir.nn.codec import FaithEIR
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.training.config import TrainConfig
 
+#: A perceptual distance of pictures (B, 3, H, W) in [0, 1]: (B,).
+Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-def validate(model: FaithEIR, config: TrainConfig, folder: Path, distance: nn.Module | None = None) -> dict[str, float]:
+
+def validate(model: FaithEIR, config: TrainConfig, folder: Path, distance: Distance | None = None) -> dict[str, float]:
     """Take ``val_count`` photographs of ``data.val`` through the round trip and leave the pictures in ``folder``.
 
     In the stage "vae" it is the encoder and decoder that they go through, and there is no thumbnail. Returns the means
@@ -38,7 +40,7 @@ def validate(model: FaithEIR, config: TrainConfig, folder: Path, distance: nn.Mo
         original = read_picture(path)
         figures, restored = measure(original, folder, path.stem)
         if distance is not None:
-            figures["distance"] = _distance(distance, restored.rgb, original.rgb)
+            figures["distance"] = _distance(distance, restored.rgb, original.rgb, next(model.parameters()).device)
         rows.append(figures)
     return {f"val_{key}": float(np.nanmean([row[key] for row in rows])) for key in rows[0]}
 
@@ -74,6 +76,5 @@ def _through_the_vae(model: FaithEIR) -> _Measure:
 
 
 @torch.inference_mode()
-def _distance(distance: nn.Module, a: UInt8Array, b: UInt8Array) -> float:
-    device = next(distance.parameters()).device
+def _distance(distance: Distance, a: UInt8Array, b: UInt8Array, device: torch.device) -> float:
     return float(distance(to_tensor(a, device), to_tensor(b, device)))
