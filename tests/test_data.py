@@ -36,6 +36,16 @@ def test_each_pass_sees_every_photograph_and_small_ones_are_enlarged(tmp_path: P
         assert reds == [0, 50, 100, 150, 200]
 
 
+def test_photographs_whose_names_fit_a_pattern_are_seen_more_often(tmp_path: Path) -> None:
+    for name, red in (("large_a", 0), ("large_b", 50), ("c", 100)):
+        Image.new("RGB", (20, 10), (red, 0, 0)).save(tmp_path / f"{name}.png")
+    dataset = CropDataset(DataConfig(train=str(tmp_path), crop=32, repeat={"large_*": 3}), seed=0)
+    assert len(dataset) == 7
+    for lap in range(2):
+        reds = sorted(round(float(dataset[lap * 7 + n][0].mean()) * 255) for n in range(7))
+        assert reds == [0, 0, 0, 50, 50, 50, 100]
+
+
 def test_unreadable_photographs_are_skipped_and_listed(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), (9, 9, 9)).save(tmp_path / "good.png")
     (tmp_path / "bad.jpg").write_bytes(b"not a picture")

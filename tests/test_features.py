@@ -9,6 +9,8 @@ from urllib.error import URLError
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,11 +21,13 @@ from faitheir.features import (
     feature_distance,
     load_feature_network,
     load_lpips,
+    pointwise_distance,
     torchvision_state,
+    wasserstein_distance,
 )
 from faitheir.training.teachers import FeatureTeacher, load_teacher
 from tiny import picture
-from weights import random_state, squeezenet_state
+from weights import ALEXNET, random_state, save_torchvision, squeezenet_state
 
 STRIDES = [2, 4, 4, 4, 4, 8, 8, 8, 8, 16]
 WIDTHS = [96, 96, 128, 128, 256, 256, 384, 384, 512, 512]
@@ -183,6 +187,55 @@ def test_features_that_are_all_zero(tmp_path: Path, zero: str) -> None:
     for each in (black, other):
         assert each.grad is not None
         assert each.grad.isfinite().all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 99), st.integers(0, 99))
+def test_wasserstein_distance_is_one_of_local_statistics(first: int, second: int) -> None:
+    a, b = ([torch.rand(2, 5, 16, 16, generator=torch.Generator().manual_seed(s))] for s in (first, second))
+    got = wasserstein_distance(a, b)
+    assert torch.equal(got, wasserstein_distance(b, a))
+    assert (got >= 0).all()
+    assert wasserstein_distance(a, a).abs().max() == 0
+    # One window over all 16 x 16 positions sees no order: the same features elsewhere are no distance away.
+    order = torch.randperm(256, generator=torch.Generator().manual_seed(first))
+    moved = [a[0].flatten(2)[..., order].unflatten(2, (16, 16))]
+    assert wasserstein_distance(a, moved, windows=(16,)).max() < 1e-6
+    assert pointwise_distance(a, moved).min() > 0.01
+
+
+def test_wasserstein_distance_agrees_with_the_formula_for_normal_distributions() -> None:
+    a, b = (torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    unit = [(f / f.norm(dim=1, keepdim=True)).flatten(2) for f in (a, b)]
+    means = [u.mean(2) for u in unit]
+    deviations = [u.var(2, correction=0).sqrt() for u in unit]
+    expected = sum((p[0] - p[1]).square().sum() for p in (means, deviations))
+    torch.testing.assert_close(wasserstein_distance([a], [b], windows=(4,))[0], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_wasserstein_distance_has_gradients_where_features_are_constant() -> None:
+    a = torch.zeros(1, 3, 8, 8, requires_grad=True)
+    wasserstein_distance([a], [torch.ones(1, 3, 8, 8)]).sum().backward()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
+
+
+def test_alexnet(tmp_path: Path) -> None:
+    """Our plain sequence gives what torchvision's layers give at each ReLU."""
+    torchvision = pytest.importorskip("torchvision")
+    file = save_torchvision(tmp_path / "alexnet.pth", ALEXNET)
+    network = load_feature_network("alexnet", file)
+    reference = torchvision.models.alexnet(weights=None).features.eval()
+    reference.load_state_dict({k.removeprefix("features."): v for k, v in torch.load(file).items()})
+    x = picture(96, 80)
+    h, found = (x - network.mean) / network.std, []
+    for layer in reference:
+        h = layer(h.clone())
+        if isinstance(layer, torch.nn.ReLU):
+            found.append(h)
+    with torch.no_grad():
+        for got, expected in zip(network(x), found, strict=True):
+            torch.testing.assert_close(got, expected)
 
 
 def test_distance_is_float32_in_half_precision(files: dict[str, Path]) -> None:

@@ -1,6 +1,5 @@
 """Training: a real, tiny run on real files, resumed, and what it refuses."""
 
-import io
 import json
 import math
 import os
@@ -16,10 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from faitheir.training.resave import Resave
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,7 +27,7 @@ from faitheir import FaithEIRPipeline
 from faitheir.errors import ConfigError, FaithEIRError, MissingDependencyError, ModelError
 from faitheir.models import load_model, read_config
 from faitheir.training.checkpoints import checkpoints
-from faitheir.training.config import OptimizerConfig, ResaveConfig, load_train_config
+from faitheir.training.config import OptimizerConfig, load_train_config
 from faitheir.training.loop import train, train_stages
 from faitheir.training.losses import regularity, regularity_excess
 from faitheir.training.optimizers import learning_rate_factor, make_optimizer
@@ -64,7 +61,19 @@ def test_a_run_trains_and_leaves_a_model_that_works(recipe: Recipe, tmp_path: Pa
     assert read_config(tmp_path / "run" / "checkpoint-00000040" / "model") == config.model
 
 
-@pytest.mark.parametrize("options", [{}, {"optimizer__kind": "muon"}, {"resave__share": 0.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimizer__kind": "muon"},
+        {
+            "lossy__formats": [{"format": "webp"}, {"format": "lossless"}],
+            "lossy__foreign": 0.3,
+            "losses__texture": 1.0,
+            "losses__rate": 0.1,
+        },
+    ],
+)
 def test_a_resumed_run_is_the_uninterrupted_one(recipe: Recipe, tmp_path: Path, options: dict[str, Any]) -> None:
     whole = train(recipe("whole", **options), log=quiet)
     train(recipe("broken", steps=4, **options), log=quiet)
@@ -153,8 +162,11 @@ def test_muon_takes_kernels_for_matrices_and_leaves_the_rest_to_adamw(layout: to
         ({"steps": "many"}, "type int is wanted"),
         ({"optimizer__lr": -1.0}, "must be positive"),
         ({"losses__teacher": "cat"}, "choose one of"),
-        ({"resave__share": 1.5}, "share must be in 0..1"),
-        ({"resave__quality": [90, 80]}, "the lower first"),
+        ({"lossy__formats": [{"format": "webp", "share": -1.0}]}, "share must not be negative"),
+        ({"lossy__formats": [{"format": "webp", "quality": [90, 80]}]}, "the lower first"),
+        ({"lossy__formats": [{"format": "gif"}]}, "choose one of"),
+        ({"lossy__foreign": 0.5}, "need formats"),
+        ({"data__repeat": {"large_*": 0}}, "whole numbers"),
     ],
 )
 def test_a_bad_recipe_is_one_sentence_that_names_the_file(
@@ -538,39 +550,6 @@ def test_activation_checkpointing_changes_memory_not_losses(recipe: Recipe, tmp_
     train(recipe("again", activation_checkpointing=True, **options), log=quiet)
     for a, b in zip(log_of(tmp_path / "kept"), log_of(tmp_path / "again"), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
-
-
-def test_a_share_of_the_thumbnails_goes_through_jpeg() -> None:
-    torch.manual_seed(0)
-    y = (255 * torch.rand(64, 3, 5, 6)).round() / 255
-    y.requires_grad_()
-    seen = Resave(ResaveConfig(share=0.5, quality=(60, 60)))(y)
-    weights = torch.randn(y.shape)
-    (seen * weights).sum().backward()
-    assert y.grad is not None
-    assert torch.equal(y.grad, weights)
-    through = 0
-    for before, after in zip(y.detach(), seen.detach(), strict=True):
-        rgb = (255 * before).round().byte().permute(1, 2, 0).numpy()
-        files = [io.BytesIO() for _ in range(2)]
-        for file, subsampling in zip(files, ("4:2:0", "4:4:4"), strict=True):
-            Image.fromarray(rgb).save(file, "jpeg", quality=60, subsampling=subsampling)
-        saved = [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255 for file in files]
-        found = [bool((after - other).abs().max() < 1e-6) for other in (before, *saved)]
-        assert any(found)
-        through += not found[0]
-    assert 20 <= through <= 44
-
-
-def test_resaved_thumbnails_are_seen_by_the_way_up_alone(recipe: Recipe, tmp_path: Path) -> None:
-    """The thumbnail's own terms look at what was written, not at what JPEG left of it."""
-    options: dict[str, Any] = {"steps": 1, "val_every": 0, "losses__storage": 0.1}
-    train(recipe("plain", **options), log=quiet)
-    train(recipe("resaved", resave__share=1.0, resave__quality=[5, 5], **options), log=quiet)
-    (plain,), (resaved,) = log_of(tmp_path / "plain"), log_of(tmp_path / "resaved")
-    assert plain["guidance"] == resaved["guidance"]
-    assert plain["storage"] == resaved["storage"]
-    assert plain["pixel"] < resaved["pixel"]
 
 
 def test_a_missing_optimizer_is_named(recipe: Recipe) -> None:

@@ -81,7 +81,7 @@ _FILTERS = (Image.Resampling.BOX, Image.Resampling.BICUBIC, Image.Resampling.LAN
 
 
 def _foreign_thumbnail(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """What another program makes of a picture (1, 3, H, W): reduced by an area, bicubic or Lanczos filter, in 8 bits."""
+    """What another program makes of a picture (1, 3, H, W): reduced by area, bicubic or Lanczos, in 8 bits."""
     levels = (255 * x[0].float()).round().byte().permute(1, 2, 0).cpu().numpy()
     small = Image.fromarray(levels).resize(size[::-1], _FILTERS[int(torch.randint(len(_FILTERS), ()))])
     return torch.from_numpy(np.array(small)).to(x.device).permute(2, 0, 1)[None].to(x.dtype) / 255
