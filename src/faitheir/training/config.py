@@ -52,8 +52,8 @@ class DataConfig:
 class FeatureLossConfig:
     """One feature network of the feature loss: its local weights and its share.
 
-    ``network``: features of "vgg16", "squeezenet" or "taesana" (see ``feature_distance``), or LPIPS with its learned
-    weights, "lpips_alex" or "lpips_vgg" (``weights`` are then the trunk's).
+    ``network``: features of "alexnet", "vgg16", "squeezenet" or "taesana" (see ``feature_distance``), or LPIPS with
+    its learned weights, "lpips_alex" or "lpips_vgg" (``weights`` are then the trunk's).
     """
 
     network: FeatureName | Literal["lpips_alex", "lpips_vgg"] = "vgg16"
