@@ -188,6 +188,7 @@ def test_what_cannot_be() -> None:
 
 def test_trained_alone(recipe: Recipe, tmp_path: Path) -> None:
     """A stage of its own moves the offsets and nothing else; the other stages leave them alone."""
+    pytest.importorskip("accelerate")
     rank = {"model__codec__fidelity_rank": 2}
     only_pixels = {"losses__feature": 0.0, "losses__semantic": 0.0, "losses__guidance": 0.0}
     joint = recipe("joint", steps=2, val_every=0, **rank)

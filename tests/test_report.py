@@ -146,6 +146,7 @@ def test_what_failed_or_is_gone_is_said(results: list[SystemResult], tmp_path: P
 
 
 def test_odd_inputs_have_their_page_or_one_sentence(results: list[SystemResult], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     page = report(tmp_path / "report.html", results[2:])
     assert page.data["pictures"] == []
     assert "Not drawn: there is nothing to draw" in page.text
@@ -169,6 +170,7 @@ def test_without_matplotlib_the_page_says_so(
 
 
 def test_results_are_shown_again_from_their_files(results: list[SystemResult], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     made, out = tmp_path / "made", tmp_path / "out"
     made.mkdir()
     for number, result in enumerate(results):

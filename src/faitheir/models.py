@@ -310,16 +310,16 @@ def maker(info: ThumbnailInfo) -> str:
 
 def _download(repository: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repository, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]))
     except HFValidationError:
         raise ModelError(f"Unknown model '{repository}': neither a folder nor a valid Hub id.") from None
-    except HfHubHTTPError as error:
-        raise ModelError(f"The model '{repository}' could not be had from the Hugging Face Hub ({error}).") from None
-    except (OSError, ValueError):
-        # huggingface_hub raises LocalEntryNotFoundError, an OSError, where the Hub cannot be reached.
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        # LocalEntryNotFoundError: the Hub cannot be reached. Before huggingface_hub 1.0 it is an HfHubHTTPError, too.
+        if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
+            raise ModelError(f"The model '{repository}' is not available from the Hugging Face Hub ({error}).") from None
         raise ModelError(
             f"'{repository}' is no folder here, and the Hugging Face Hub cannot be reached to download it; "
             "check the network, or give the path of a model folder."
