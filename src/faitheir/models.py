@@ -319,7 +319,7 @@ def _download(repository: str) -> Path:
     except (HfHubHTTPError, OSError, ValueError) as error:
         # LocalEntryNotFoundError: the Hub cannot be reached. Before huggingface_hub 1.0 it is an HfHubHTTPError, too.
         if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
-            raise ModelError(f"The model '{repository}' is not available from the Hugging Face Hub ({error}).") from None
+            raise ModelError(f"'{repository}' is not available from the Hugging Face Hub ({error}).") from None
         raise ModelError(
             f"'{repository}' is no folder here, and the Hugging Face Hub cannot be reached to download it; "
             "check the network, or give the path of a model folder."
