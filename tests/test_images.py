@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from faitheir import images
-from faitheir.errors import ImageError, StorageError
+from faitheir.errors import ImageError, MissingDependencyError, StorageError
 from faitheir.images import Picture
 
 RNG = np.random.default_rng(7)
@@ -199,6 +201,13 @@ class TestOrientationAndExif:
         images.write_picture(tmp_path / "b.png", picture)
         np.testing.assert_array_equal(images.read_picture(tmp_path / "b.png").rgb, picture.rgb)
 
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff"])
+    def test_the_size_in_the_header_is_that_of_the_upright_picture(self, tmp_path, orientation, suffix):
+        Image.new("RGB", (5, 3)).save(tmp_path / f"a.{suffix}", exif=exif(orientation))
+        picture = images.read_picture(tmp_path / f"a.{suffix}")
+        assert images.picture_size(tmp_path / f"a.{suffix}") == (picture.width, picture.height)
+
     def test_alpha_is_turned_too(self):
         rgba = noise(2, 3, 4)
         image = Image.fromarray(rgba)
@@ -286,12 +295,178 @@ class TestProfiles:
         assert picture.icc_profile is None
 
 
+class TestWhatAPngSaysOfItsColours:
+    ramp = np.arange(256, dtype=np.uint8)
+
+    def read(self, tmp_path, extra: bytes, *, depth: int = 8) -> Picture:
+        row = self.ramp if depth == 8 else self.ramp.astype(">u2") * 257
+        (tmp_path / "a.png").write_bytes(png(256, 1, depth, 0, [row.tobytes()], extra))
+        return images.read_picture(tmp_path / "a.png")
+
+    @pytest.mark.parametrize("depth", [8, 16])
+    def test_linear_light_is_converted(self, tmp_path, depth):
+        picture = self.read(tmp_path, png_chunk(b"gAMA", struct.pack(">I", 100000)), depth=depth)
+        light = self.ramp / 255
+        expected = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055) * 255
+        assert np.abs(picture.rgb[0, :, 1] - expected).max() <= 0.51
+        assert picture.icc_profile == images.srgb_profile()
+
+    @pytest.mark.parametrize(
+        "extra",
+        [
+            png_chunk(b"gAMA", struct.pack(">I", 45455)),
+            png_chunk(b"sRGB", b"\0") + png_chunk(b"gAMA", struct.pack(">I", 100000)),
+            png_chunk(b"cICP", bytes([1, 13, 0, 1])) + png_chunk(b"gAMA", struct.pack(">I", 100000)),
+            png_chunk(b"gAMA", struct.pack(">I", 0)),
+        ],
+    )
+    def test_srgb_by_any_name_changes_no_pixel(self, tmp_path, extra):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            np.testing.assert_array_equal(self.read(tmp_path, extra).rgb[0, :, 0], self.ramp)
+
+    @pytest.mark.parametrize(
+        ("extra", "match"),
+        [
+            (png_chunk(b"cICP", bytes([9, 16, 0, 1])), r"HDR \(PQ\)"),
+            (png_chunk(b"cICP", bytes([9, 18, 0, 1])), r"HDR \(HLG\)"),
+            (png_chunk(b"cICP", bytes([12, 13, 0, 1])), "cICP 12/13"),
+            (png_chunk(b"cHRM", struct.pack(">8I", *(31270, 32900, 70800, 29200, 17000, 79700, 13100, 4600))), "cHRM"),
+        ],
+    )
+    def test_what_is_left_aside_is_said(self, tmp_path, extra, match):
+        with pytest.warns(images.PictureWarning, match=match):
+            self.read(tmp_path, extra)
+
+
+class TestTransparent:
+    def test_opaque_pictures_are_unchanged(self):
+        for alpha in (None, np.full((40, 50), 255, np.uint8)):
+            picture = Picture(noise(40, 50, 3), alpha)
+            assert images.fill_transparent(picture, 16) is picture
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 17), st.integers(0, 2**32))
+    def test_cells_get_the_mean_of_what_is_visible_in_them(self, height, width, cell, seed):
+        rng = np.random.default_rng(seed)
+        rgb = rng.integers(0, 256, (height, width, 3), np.uint8)
+        alpha = rng.choice(np.array([0, 3, 128, 255], np.uint8), (height, width))
+        filled = images.fill_transparent(Picture(rgb, alpha), cell)
+        np.testing.assert_array_equal(filled.alpha, alpha)
+        np.testing.assert_array_equal(filled.rgb[alpha == 255], rgb[alpha == 255])
+        for top in range(0, height, cell):
+            for left in range(0, width, cell):
+                at = np.s_[top : top + cell, left : left + cell]
+                if alpha[at].any():
+                    expected = np.average(rgb[at].reshape(-1, 3), axis=0, weights=alpha[at].ravel())
+                    np.testing.assert_allclose(filled.rgb[at].reshape(-1, 3).mean(0), expected, atol=0.5)
+
+    def test_what_is_erased_gets_the_colour_around_it(self):
+        rgb, alpha = noise(128, 128, 3), np.zeros((128, 128), np.uint8)
+        rgb[:, :40] = (200, 30, 60)
+        alpha[:, :40] = 255
+        filled = images.fill_transparent(Picture(rgb, alpha), 16)
+        assert (filled.rgb == (200, 30, 60)).all()
+
+    def test_evenly_translucent_keeps_its_texture(self):
+        picture = Picture(noise(32, 32, 3), np.full((32, 32), 7, np.uint8))
+        np.testing.assert_array_equal(images.fill_transparent(picture, 16).rgb, picture.rgb)
+
+    def test_nothing_visible_is_black(self):
+        assert not images.fill_transparent(Picture(noise(33, 20, 3), np.zeros((33, 20), np.uint8)), 16).rgb.any()
+
+
+MEMORY = """
+import os, resource, sys, time
+from faitheir import images
+from faitheir.errors import FaithEIRError
+
+def mark(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+
+path, limit = sys.argv[1], int(sys.argv[2])
+if limit:
+    resource.setrlimit(resource.RLIMIT_AS, (mark("VmSize") + limit,) * 2)
+before = mark("VmRSS")
+try:
+    picture = images.read_picture(path)
+except FaithEIRError as error:
+    print(error)
+    raise SystemExit(1)
+size = picture.rgb.nbytes + (0 if picture.alpha is None else picture.alpha.nbytes)
+print((mark("VmHWM") - before - size) / (picture.width * picture.height))
+"""
+
+
+def in_a_process(path: Path, limit: int = 0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", MEMORY, path, str(limit)], capture_output=True, text=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux")
+class TestMemory:
+    """Of 12 megapixels here; benchmarks/decoding.py measures 100."""
+
+    WIDTH, HEIGHT = 4000, 3000
+
+    def picture(self, path: Path, kind: str) -> None:
+        levels = np.arange(self.WIDTH, dtype=np.uint16)[None] * 16 + np.arange(self.HEIGHT, dtype=np.uint16)[:, None]
+        grey = Image.fromarray((levels >> 8).astype(np.uint8))
+        rgb = Image.merge("RGB", [grey] * 3)
+        if kind == "jpeg":
+            rgb.save(path, "JPEG")
+        elif kind == "turned":
+            rgb.save(path, "JPEG", exif=exif(6))
+        elif kind == "profile":
+            rgb.save(path, "JPEG", icc_profile=rgb_profile(GREEN, RED, BLUE))
+        elif kind == "cmyk":
+            Image.merge("CMYK", [grey] * 4).save(path, "JPEG", icc_profile=cmyk_profile())
+        elif kind == "rgba":
+            Image.merge("RGBA", [grey] * 4).save(path, "PNG", compress_level=1)
+        elif kind == "sixteen":
+            Image.fromarray(levels).save(path, "PNG", compress_level=1)
+        elif kind == "palette":
+            grey.convert("P").save(path, "PNG", compress_level=1, transparency=3)
+        else:
+            Image.fromarray(levels.astype(np.float32) / 65535).save(path, "TIFF")
+
+    @pytest.mark.parametrize("kind", ["jpeg", "turned", "profile", "cmyk", "rgba", "sixteen", "palette", "float"])
+    def test_decoding_takes_at_most_5_bytes_per_pixel_besides_the_picture(self, tmp_path, kind):
+        self.picture(tmp_path / "a", kind)
+        run = in_a_process(tmp_path / "a")
+        # 0.5 for what does not grow with the picture: a strip's intermediates, libraries' tables.
+        assert float(run.stdout) <= 5.5, run.stderr
+
+    @pytest.mark.parametrize("kind", ["jpeg", "rgba", "sixteen", "float"])
+    def test_short_of_memory_is_not_called_damaged(self, tmp_path, kind):
+        self.picture(tmp_path / "a", kind)
+        for limit in range(10 << 20, 150 << 20, 20 << 20):
+            run = in_a_process(tmp_path / "a", limit)
+            if run.returncode == 0:
+                break
+            assert "not enough memory for 4000 x 3000 pixels" in run.stdout, (limit, run.stdout, run.stderr)
+        assert run.returncode == 0
+        assert limit > 10 << 20
+
+
+def test_libtiff_prints_nothing(tmp_path, capfd):
+    path = tmp_path / "a.tiff"
+    Image.fromarray(noise(60, 60, 3)).save(path, compression="tiff_lzw")
+    with Image.open(path) as image:
+        start = image.tag_v2[273][0]
+    data = path.read_bytes()
+    path.write_bytes(data[:start] + b"\xff" * 1000 + data[start + 1000 :])
+    with pytest.raises(ImageError):
+        images.read_picture(path)
+    assert capfd.readouterr().err == ""
+
+
 def grey_ramp(mode: str) -> Image.Image:
     return Image.fromarray(np.array([[0, 100, 255]], np.uint8)).convert(mode)
 
 
 class TestModes:
-    @pytest.mark.parametrize("mode", ["L", "RGB", "RGBX", "P", "CMYK", "YCbCr", "HSV", "I", "F"])
+    @pytest.mark.parametrize("mode", ["L", "RGB", "RGBX", "P", "CMYK", "YCbCr", "HSV"])
     def test_opaque_modes(self, mode):
         picture = images.picture_from_pil(grey_ramp(mode))
         assert picture.alpha is None
@@ -339,7 +514,49 @@ class TestModes:
         for suffix, lossless in (("gif", {}), ("webp", {"lossless": True}), ("png", {}), ("tiff", {})):
             path = tmp_path / f"a.{suffix}"
             frames[0].save(path, save_all=True, append_images=frames[1:], **lossless)
-            np.testing.assert_array_equal(images.read_picture(path).rgb[0, 0], [255, 0, 0])
+            with pytest.warns(images.PictureWarning, match="several frames"):
+                np.testing.assert_array_equal(images.read_picture(path).rgb[0, 0], [255, 0, 0])
+            assert images.frame_count(path) == 2
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # whoever names a frame knows
+                for frame, colour in enumerate(([255, 0, 0], [0, 0, 255])):
+                    np.testing.assert_array_equal(images.read_picture(path, frame=frame).rgb[0, 0], colour)
+            with pytest.raises(ImageError, match="no frame 2; its frames are 0 to 1"):
+                images.read_picture(path, frame=2)
+
+    def test_one_frame_is_counted_without_a_warning(self, tmp_path):
+        for suffix in ("gif", "webp", "png", "tiff", "jpg", "bmp"):
+            path = tmp_path / f"a.{suffix}"
+            Image.new("RGB", (4, 4)).save(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                images.read_picture(path)
+            assert images.frame_count(path) == 1
+
+    def test_the_previews_of_a_jpeg_are_no_frames(self, tmp_path):
+        frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+        frames[0].save(tmp_path / "a.mpo", save_all=True, append_images=frames[1:])
+        (tmp_path / "a.mpo").rename(tmp_path / "a.jpg")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert images.read_picture(tmp_path / "a.jpg").rgb[0, 0, 0] > 250
+        assert images.frame_count(tmp_path / "a.jpg") == 1
+
+    def test_pages_of_several_sizes_are_measured_one_by_one(self, tmp_path):
+        pages = [Image.new("L", (4, 4)), Image.new("L", (40, 40))]
+        pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
+        assert images.read_picture(tmp_path / "a.tiff", frame=1).width == 40
+        with pytest.raises(ImageError, match="limit of 100"):
+            images.read_picture(tmp_path / "a.tiff", frame=1, max_pixels=100)
+
+    @pytest.mark.parametrize("extra", [b"", png_chunk(b"tRNS", bytes(257))])
+    def test_palettes_that_are_missing_or_too_long_are_damage(self, tmp_path, extra):
+        palette = png_chunk(b"PLTE", bytes(768)) if extra else b""
+        (tmp_path / "a.png").write_bytes(png(2, 1, 8, 3, [b"\0\1"], palette + extra))
+        try:
+            images.read_picture(tmp_path / "a.png")
+        except ImageError as error:
+            assert "damaged or cut short" in str(error)  # noqa: PT017  # a reader that copes is as good
 
 
 class TestSixteenBits:
@@ -378,19 +595,119 @@ class TestSixteenBits:
         (tmp_path / "a.png").write_bytes(png(7, 1, 16, 2, [row], key))
         assert list(images.read_picture(tmp_path / "a.png").alpha[0][[0, 3, 6]]) == [255, 255, 0]
 
-    @pytest.mark.parametrize(
-        ("values", "expected"),
-        [([0, 255], [0, 255]), ([0, 256], [0, 1]), ([257, 65535], [1, 255])],
-    )
-    def test_mode_i(self, values, expected):
+    @pytest.mark.parametrize(("values", "expected"), [([0, 257], [0, 1]), ([257, 65535], [1, 255])])
+    def test_mode_i_spans_16_bits_whatever_is_in_it(self, values, expected):
         picture = images.picture_from_pil(Image.fromarray(np.array([values], np.int32)))
         np.testing.assert_array_equal(picture.rgb[0, :, 0], expected)
 
-    @pytest.mark.parametrize(("values", "expected"), [([0, 0.5, 1], [0, 128, 255]), ([0, 128, 255], [0, 128, 255])])
-    def test_mode_f(self, values, expected):
-        picture = images.picture_from_pil(Image.fromarray(np.array([values], np.float32)))
-        np.testing.assert_array_equal(picture.rgb[0, :, 0], expected)
+    def test_a_dark_pgm_stays_dark(self, tmp_path):
+        (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + np.array([0, 200], ">u2").tobytes())
+        assert images.read_picture(tmp_path / "a.pgm").rgb.max() == 1
 
+    def test_twelve_bits_reach_white(self, tmp_path):
+        tifffile = pytest.importorskip("tifffile")
+        values = np.array([[0, 2048, 4095, 1]], np.uint16)
+        tifffile.imwrite(tmp_path / "a.tif", values, bitspersample=12, photometric="minisblack")
+        np.testing.assert_array_equal(images.read_picture(tmp_path / "a.tif").rgb[0, :, 0], [0, 128, 255, 0])
+
+
+class TestFloats:
+    """Floats are [0, 1]; nothing is guessed by the maximum."""
+
+    def test_mode_f(self):
+        picture = images.picture_from_pil(Image.fromarray(np.array([[0, 0.5, 1]], np.float32)))
+        np.testing.assert_array_equal(picture.rgb[0, :, 0], [0, 128, 255])
+
+    def test_one_pixel_in_excess_does_not_turn_the_rest_black(self, tmp_path):
+        values = np.full((50, 50), 0.5, np.float32)
+        values[20, 30] = 1.01
+        Image.fromarray(values).save(tmp_path / "a.tiff")
+        with pytest.warns(images.PictureWarning, match=r"from 0 to 1\.01, and are clipped"):
+            picture = images.read_picture(tmp_path / "a.tiff")
+        assert picture.rgb[0, 0, 0] == 128
+        assert picture.rgb[20, 30, 0] == 255
+
+    def test_rounding_is_no_excess(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            images.picture_from_array(np.array([[-0.001, 1.001]]))
+
+    @pytest.mark.parametrize("high", [1.2, 40, 255])
+    def test_high_dynamic_range_is_refused(self, tmp_path, high):
+        Image.fromarray(np.array([[0, high]], np.float32)).save(tmp_path / "a.tiff")
+        with pytest.raises(ImageError, match="from 0 to 1, not 0 to"):
+            images.read_picture(tmp_path / "a.tiff")
+
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    @pytest.mark.parametrize("layout", ["grey", "rgb", "planar", "rgba", "tiled", "white"])
+    def test_tiffs_of_every_float_type_and_layout(self, tmp_path, dtype, layout):
+        tifffile = pytest.importorskip("tifffile")
+        levels = noise(20, 37, {"grey": 1, "white": 1, "rgba": 4}.get(layout, 3))
+        values, options = (levels / 255).astype(dtype), {"photometric": "rgb"}
+        if levels.shape[2] == 1:
+            values, options = values[..., 0], {"photometric": "miniswhite" if layout == "white" else "minisblack"}
+        elif layout == "planar":
+            values, options = np.moveaxis(values, 2, 0), options | {"planarconfig": "separate", "rowsperstrip": 6}
+        elif layout == "rgba":
+            options |= {"extrasamples": ["unassalpha"], "compression": "zlib", "predictor": True}
+        elif layout == "tiled":
+            options |= {"tile": (16, 16)}
+        tifffile.imwrite(tmp_path / "a.tif", values, **options)
+        picture = images.read_picture(tmp_path / "a.tif")
+        expected = 255 - levels if layout == "white" else levels
+        np.testing.assert_array_equal(picture.rgb, np.broadcast_to(expected[..., :3], picture.rgb.shape))
+        if layout == "rgba":
+            np.testing.assert_array_equal(picture.alpha, levels[..., 3])
+        else:
+            assert picture.alpha is None
+        assert images.picture_size(tmp_path / "a.tif") == (37, 20)
+
+    @pytest.mark.parametrize("channels", [3, 4])
+    def test_sixteen_bits_in_planes(self, tmp_path, channels):
+        tifffile = pytest.importorskip("tifffile")
+        values = RNG.integers(0, 65536, (9, 11, channels), dtype=np.uint16)
+        options = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+        tifffile.imwrite(
+            tmp_path / "a.tif", np.moveaxis(values, 2, 0), photometric="rgb", planarconfig="separate", **options
+        )
+        picture = images.read_picture(tmp_path / "a.tif")
+        expected = np.rint(values / 257).astype(np.uint8)
+        np.testing.assert_array_equal(picture.rgb, expected[..., :3])
+        if channels == 4:
+            np.testing.assert_array_equal(picture.alpha, expected[..., 3])
+
+    def test_rare_tiffs_keep_profile_orientation_and_pages(self, tmp_path):
+        tifffile = pytest.importorskip("tifffile")
+        with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+            for level in (0.0, 1.0):
+                values = np.full((4, 6, 3), level, np.float32)
+                tags = [(274, "H", 1, 6, False), (271, "s", 0, "Maker", False)]
+                writer.write(values, photometric="rgb", extratags=tags, iccprofile=images.srgb_profile())
+        with pytest.warns(images.PictureWarning, match="several frames"):
+            picture = images.read_picture(tmp_path / "a.tif")
+        assert (picture.width, picture.height) == (4, 6) == images.picture_size(tmp_path / "a.tif")
+        assert picture.icc_profile == images.srgb_profile()
+        assert b"Maker" in picture.exif
+        assert images.frame_count(tmp_path / "a.tif") == 2
+        assert images.read_picture(tmp_path / "a.tif", frame=1).rgb.min() == 255
+
+    @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint32, np.complex64])
+    def test_other_types_are_unsupported_and_not_damaged(self, tmp_path, dtype):
+        tifffile = pytest.importorskip("tifffile")
+        tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 4), dtype))
+        with pytest.raises(ImageError, match="not supported; convert it to 8 or 16 bits"):
+            images.read_picture(tmp_path / "a.tif")
+
+    def test_without_the_extra_one_sentence_says_what_is_missing(self, tmp_path, monkeypatch):
+        tifffile = pytest.importorskip("tifffile")
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 4, 3), np.float32), photometric="rgb")
+        monkeypatch.setitem(sys.modules, "tifffile", None)
+        assert images.picture_size(tmp_path / "a.tif") == (4, 4)
+        with pytest.raises(MissingDependencyError, match=r"faitheir\[formats\]"):
+            images.read_picture(tmp_path / "a.tif")
+
+
+class TestSixteenBitsRefused:
     @pytest.mark.parametrize(
         "values", [np.int32([[0, 65536]]), np.int32([[-1, 3]]), np.float32([[0, 300]]), np.float32([[-1, 1]])]
     )
@@ -431,7 +748,7 @@ class TestArrays:
         [
             np.array([[0.5, np.nan]]),
             np.array([[0.5, np.inf]]),
-            np.array([[0.0, 1.1]]),
+            np.array([[0.0, 1.2]]),
             np.array([[0.0, 200.0]]),
             np.zeros((3, 4, 5), np.uint8),
             np.zeros((0, 4, 3), np.uint8),

@@ -15,7 +15,7 @@ LAYERS = [
     {"config", "storage", "devices"},
     {"images", "nn", "features", "tiling"},
     {"backbones", "thumbnail", "files"},
-    {"models"},
+    {"models", "untrusted"},
     {"pipeline"},
     {"evaluation"},
     {"comparison", "training"},
@@ -27,7 +27,7 @@ LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 #: Optional extras: imported where they are needed, or else the core could not be without them.
 EXTRAS = {
     *("diffusers", "peft", "transformers", "accelerate", "torchvision", "skimage", "scipy"),
-    *("lpips", "torchmetrics", "torch_fidelity", "pyiqa", "matplotlib", "imagecodecs", "spandrel"),
+    *("lpips", "torchmetrics", "torch_fidelity", "pyiqa", "matplotlib", "imagecodecs", "spandrel", "tifffile"),
 }
 
 FILES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))

@@ -1,11 +1,15 @@
 """Picture files and arrays: decoding, orientation, colour profile, alpha, bit depth, padding, atomic writing.
 
-Everything else in the package sees a `Picture`: upright, sRGB, eight bits. Of several frames, the first.
+Everything else in the package sees a `Picture`: upright, sRGB, eight bits.
 """
 
+import ctypes
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,14 +17,27 @@ from typing import Any, BinaryIO
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin, features
+from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin, _imaging, features
 
-from faitheir.errors import ImageError, why
+from faitheir.errors import ImageError, MissingDependencyError, why
 from faitheir.storage import PathLike, open_file, write_atomic
 
 UInt8Array = NDArray[np.uint8]
 
+#: The most pixels that a picture of one's own may have.
 DEFAULT_MAX_PIXELS = 400_000_000
+#: The most pixels of a picture from elsewhere, for services and bulk work: decoding takes about 8 bytes for each.
+UNTRUSTED_MAX_PIXELS = 64_000_000
+#: The most pixels per stored byte of a picture from elsewhere. The flattest JPEG has 340, a photograph less than 100.
+UNTRUSTED_PIXELS_PER_BYTE = 1000
+#: What any file may decode to, however small it is: flat pictures are small files.
+_ALWAYS_ALLOWED_PIXELS = 4_000_000
+
+#: How far outside 0..1 a floating-point pixel may lie to be clipped: sharpening and resampling overshoot by as much.
+_OVERSHOOT = 0.1
+_ROUNDING = 0.5 / 255
+#: Pixels converted at a time, so that no intermediate picture is ever whole.
+_STRIP = 1 << 18
 
 _AVIF = "avif" in features.modules and bool(features.check("avif"))  # Pillow 11.3 and later
 
@@ -73,6 +90,10 @@ _EXIF_STALE = frozenset(
 _JPEG_EXIF_LIMIT = 65533
 
 
+class PictureWarning(UserWarning):
+    """Something in a picture file was left aside or changed; the text says what."""
+
+
 @dataclass(frozen=True, eq=False)
 class Picture:
     """An upright sRGB picture of at least 1 x 1 pixels; ImageError if the arrays do not fit that."""
@@ -121,50 +142,43 @@ def load_image(
     name: str,
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    decode: bool = True,
+    pixels_per_byte: float | None = None,
+    frame: int | None = None,
     enough: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
 ) -> Image.Image:
-    """The first frame as Pillow decodes it, for `picture_from_pil` while `file` is still open.
+    """One frame as Pillow decodes it, for `picture_from_pil` while `file` is still open.
 
-    The size is checked from the header before pixels are allocated. `name` is what errors call the file. `enough`
-    maps its (width, height) to one that would do: a JPEG is decoded at 1/2, 1/4 or 1/8 if that is not below it. Without
-    `decode` only the header is read.
+    The size is checked from the header before pixels are allocated: against ``max_pixels``, and against
+    ``pixels_per_byte`` times the file's length where that is given (see `UNTRUSTED_PIXELS_PER_BYTE`). ``name`` is what
+    errors call the file. ``frame`` counts from 0; without it the first is taken, with a PictureWarning where there are
+    more. ``enough`` maps its (width, height) to one that would do: a JPEG is decoded at 1/2, 1/4 or 1/8 if that is not
+    below it.
     """
-    Image.init()
-    prefix = file.read(16)
-    try:
-        # Image.open would apply Pillow's process-wide pixel limit, which belongs to the host program.
-        for reader in _READERS:
-            factory, accept = Image.OPEN.get(reader, (None, None))
-            if factory is not None and accept is not None and accept(prefix) is True:
-                file.seek(0)
-                image = factory(file, "")
-                break
-        else:
-            raise ImageError(f"{name} is not a picture of a kind read here; convert it to PNG or JPEG.")
-        width, height = image.size
-        if width * height > max_pixels:
-            raise ImageError(
-                f"{name} says it is {width} x {height} pixels, above the limit of {max_pixels} pixels; "
-                "reduce it or raise the limit."
-            )
+    with _translated(name) as about:
+        image = _open(file, name, frame or 0)
+        about.size = image.size
+        _check_size(image.size, name, file, max_pixels, pixels_per_byte)
+        if frame is None and _frames(image, at_most=2) > 1:
+            _warn("several frames or pages are in this file, and only the first is read; --all-frames writes each")
         if enough is not None:
-            image.draft(None, enough((width, height)))
-        if decode:
-            image.load()
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is too large ({why(error)}); reduce it first.") from error
-    except Exception as error:  # damaged files make Pillow's readers raise nearly anything
-        raise ImageError(f"{name} is damaged or cut short ({why(error)}); use another copy.") from error
+            image.draft(None, enough(image.size))
+        image.load()
     return image
 
 
-def read_picture(path: PathLike, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
-    """The picture in a file; ImageError, naming the file, if there is none or it is damaged or too large."""
+def read_picture(
+    path: PathLike,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    pixels_per_byte: float | None = None,
+    frame: int | None = None,
+) -> Picture:
+    """The picture in a file; ImageError, naming the file, if there is none or it is damaged or too large.
+
+    See `load_image` for the limits and ``frame``.
+    """
     with open_file(path) as file:
-        return decode_picture(file, str(path), max_pixels=max_pixels)
+        return decode_picture(file, str(path), max_pixels=max_pixels, pixels_per_byte=pixels_per_byte, frame=frame)
 
 
 def decode_picture(
@@ -172,67 +186,110 @@ def decode_picture(
     name: str,
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    pixels_per_byte: float | None = None,
+    frame: int | None = None,
     enough: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
 ) -> Picture:
     """The picture in an open file, as `read_picture`; `name` is what errors call it, `enough` as for `load_image`."""
-    image = load_image(file, name, max_pixels=max_pixels, enough=enough)
+    image = load_image(file, name, max_pixels=max_pixels, pixels_per_byte=pixels_per_byte, frame=frame, enough=enough)
     try:
         return picture_from_pil(image)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
 
 
-def picture_size(path: PathLike) -> tuple[int, int]:
+def picture_size(path: PathLike, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
     """Width and height of the upright picture in a file, from its header; ImageError as for `read_picture`."""
-    with open_file(path) as file:
-        image = load_image(file, str(path), decode=False)
+    with open_file(path) as file, _translated(str(path)):
+        image = _open(file, str(path))
+        _check_size(image.size, str(path), file, max_pixels)
         width, height = image.size
-        return (height, width) if _read_exif(image)[0] >= 5 else (width, height)
+        # Pillow turns a TIFF by itself, and gives its upright size.
+        turned = image.format != "TIFF" or isinstance(image, _DeepTiff)
+        return (height, width) if turned and _read_exif(image)[0] >= 5 else (width, height)
+
+
+def frame_count(path: PathLike) -> int:
+    """How many frames or pages are in a picture file, at least 1; ImageError as for `read_picture`.
+
+    The further pictures of a JPEG (previews, depth, gain maps: MPO) are no frames of it.
+    """
+    with open_file(path) as file, _translated(str(path)):
+        return _frames(_open(file, str(path)))
 
 
 def picture_from_pil(image: Image.Image) -> Picture:
     """The picture in a Pillow image of any mode, with its orientation, profile and transparency applied.
 
-    Modes of more than 8 bits are grey: `I;16*` spans 0..65535; `I` does too, unless nothing in it exceeds
-    255, when it holds 8-bit levels; `F` spans 0..1, or 0..255 if anything exceeds 1. ImageError for values
-    outside these. Pillow itself cuts 16-bit colour files down to their high bytes.
+    Modes of more than 8 bits are grey: `I` and `I;16*` span 0..65535, `F` spans 0..1, never anything else.
+    ImageError for values outside these; a PictureWarning where floats a little outside are clipped, or where what the
+    file says of its colours is left aside. Pillow itself cuts 16-bit colour files down to their high bytes.
     """
     if 0 in image.size:
         raise ImageError("the picture has no pixels.")
-    try:
+    with _translated(getattr(image, "filename", "")) as about:
+        about.size = image.size
         image.load()
-    except Exception as error:
-        name = getattr(image, "filename", "") or "the picture"
-        raise ImageError(f"{name} is damaged or cut short ({why(error)}); use another copy.") from error
-    colour, alpha = _split_alpha(image)
-    colour, tagged = _convert_to_srgb(colour, image.info)
-    orientation, exif = _read_exif(image)
-    return Picture(
-        rgb=_orient(np.array(colour), orientation),
-        alpha=None if alpha is None else _orient(alpha, orientation),
-        exif=exif,
-        icc_profile=srgb_profile() if tagged else None,
-    )
+        return _upright_srgb(image)
 
 
 def picture_from_array(array: NDArray[Any]) -> Picture:
     """The picture in an array (H, W) or (H, W, C): grey, grey + alpha, RGB or RGBA.
 
-    uint8, bool, uint16 (rounded to 8 bits) or floating point from 0 to 1, where at most half an 8-bit level
-    beyond is clipped. ImageError for anything else, NaN included.
+    uint8, bool, uint16 (rounded to 8 bits) or floating point from 0 to 1, where a tenth beyond is clipped with a
+    PictureWarning. ImageError for anything else, NaN included.
     """
     array = np.asarray(array)
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or array.size == 0:
         raise ImageError(f"a picture array must be (H, W) or (H, W, 1 to 4), channels last, not {array.shape}.")
-    levels = _to_uint8(array)
-    channels = levels.shape[2]
-    colour = levels[..., :3] if channels >= 3 else np.repeat(levels[..., :1], 3, axis=2)
-    return Picture(
-        rgb=np.array(colour, order="C"),
-        alpha=np.array(levels[..., -1], order="C") if channels in (2, 4) else None,
-    )
+    height, width, channels = array.shape
+    with _translated("the array") as about:
+        about.size = (width, height)
+        rgb = np.empty((height, width, 3), np.uint8)
+        alpha = np.empty((height, width), np.uint8) if channels in (2, 4) else None
+        levels = _Levels()
+        for rows in _strips(width, height):
+            strip = levels(array[rows])
+            rgb[rows] = strip[..., :3] if channels >= 3 else strip[..., :1]
+            if alpha is not None:
+                alpha[rows] = strip[..., -1]
+        levels.report()
+    return Picture(rgb, alpha)
+
+
+def fill_transparent(picture: Picture, cell: int) -> Picture:
+    """The picture with colours that its alpha hides replaced, for an encoder that averages cells of cell x cell pixels.
+
+    The mean colour of every cell becomes its alpha-weighted mean, as if it were averaged premultiplied: what is fully
+    transparent gets the colour around it (black where nothing is visible), and bleeds into nothing. Pixels of the
+    highest alpha in their cell keep their values, so an opaque picture is returned as it is. Alpha stays.
+    """
+    alpha = picture.alpha
+    if alpha is None or alpha.min() == 255:
+        return picture
+    rows, columns = -(-picture.height // cell), -(-picture.width // cell)
+    means, weights = np.zeros((rows, columns, 3)), np.zeros((rows, columns))
+    bands = [slice(row * cell, min((row + 1) * cell, picture.height)) for row in range(rows)]
+    starts = np.arange(columns) * cell
+    for row, band in enumerate(bands):
+        weight = alpha[band].astype(np.float32)
+        sums = np.add.reduceat((picture.rgb[band] * weight[..., None]).sum(0, dtype=np.float64), starts, axis=0)
+        weights[row] = np.add.reduceat(weight.sum(0, dtype=np.float64), starts)
+        means[row] = sums / np.maximum(weights[row], 1)[:, None]
+    means = _spread(means, weights)
+    rgb = picture.rgb.copy()
+    for row, band in enumerate(bands):
+        a = alpha[band]
+        peak = np.maximum.reduceat(a.max(0), starts).repeat(cell)[: picture.width]
+        hidden = a < peak
+        hidden |= peak == 0
+        share = a[hidden] / np.maximum(peak, 1)[np.nonzero(hidden)[1]]
+        around = means[row].repeat(cell, axis=0)[np.nonzero(hidden)[1]]
+        band_rgb = rgb[band]
+        band_rgb[hidden] = np.rint(around + share[:, None] * (band_rgb[hidden] - around)).astype(np.uint8)
+    return replace(picture, rgb=rgb)
 
 
 def encode_picture(picture: Picture, format: str, *, quality: int | None = None, **options: Any) -> bytes:  # noqa: A002
@@ -317,97 +374,442 @@ def srgb_profile() -> bytes:
     return bytes(profile)
 
 
-def _to_uint8(values: NDArray[Any]) -> UInt8Array:
-    """Levels 0..255; ImageError for a type or value that has none."""
-    kind, bits = values.dtype.kind, values.dtype.itemsize * 8
-    if kind == "u" and bits == 8:
-        return values
-    if kind == "b":
-        return values.astype(np.uint8) * np.uint8(255)
-    if kind == "u" and bits == 16:
-        wide = values.astype(np.uint32)
-        wide += 128
-        wide //= 257  # 65535 / 255
-        return wide.astype(np.uint8)
-    if kind == "f":
+@dataclass
+class _About:
+    """What is known of a picture while it is decoded."""
+
+    size: tuple[int, int] | None = None
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[_About]:
+    """Whatever goes wrong in decoding as an ImageError: damaged files make Pillow's readers raise nearly anything."""
+    about, subject = _About(), name or "it"
+    try:
+        yield about
+    except (ImageError, MissingDependencyError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{subject} is too large ({why(error)}); reduce it first.") from error
+    except Exception as error:
+        if isinstance(error, MemoryError) or (about.size and _short_of_memory(*about.size)):
+            size = "it" if about.size is None else "{} x {} pixels".format(*about.size)
+            text = f"not enough memory for {size}; close other programs or reduce it first."
+            raise ImageError(f"{name}: {text}" if name else text) from error
+        raise ImageError(f"{subject} is damaged or cut short ({why(error)}); use another copy.") from error
+
+
+def _short_of_memory(width: int, height: int) -> bool:
+    """Whether there is no room for the pixels: readers in C call that a broken file."""
+    try:
+        np.empty(4 * width * height, np.uint8)
+    except MemoryError:
+        return True
+    return False
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, PictureWarning, stacklevel=3)
+
+
+def _open(file: BinaryIO, name: str, frame: int = 0) -> Image.Image:
+    """The image in a file at a frame, its header read and no pixels."""
+    Image.init()
+    prefix = file.read(16)
+    # Image.open would apply Pillow's process-wide pixel limit, which belongs to the host program.
+    for reader in _READERS:
+        factory, accept = Image.OPEN.get(reader, (None, None))
+        if factory is not None and accept is not None and accept(prefix) is True:
+            break
+    else:
+        raise ImageError(f"{name} is not a picture of a kind read here; convert it to PNG or JPEG.")
+    image: Image.Image | None = None
+    file.seek(0)
+    if reader == "TIFF":
+        _quiet_libtiff()
+        image = _deep_tiff(file, name, frame)
+        file.seek(0)
+    cicp = _cicp(file) if reader == "PNG" else None
+    image = image or factory(file, "")
+    if cicp is not None:
+        image.info["cicp"] = cicp
+    if frame and not isinstance(image, _DeepTiff):
+        if not 0 <= frame < _frames(image):
+            raise ImageError(f"{name} has no frame {frame}; its frames are 0 to {_frames(image) - 1}.")
+        image.seek(frame)
+    return image
+
+
+def _check_size(
+    size: tuple[int, int], name: str, file: BinaryIO, max_pixels: int, pixels_per_byte: float | None = None
+) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name} says it is {width} x {height} pixels, above the limit of {max_pixels} pixels; "
+            "reduce it or raise the limit."
+        )
+    if pixels_per_byte is not None and width * height > _ALWAYS_ALLOWED_PIXELS:
+        position = file.tell()
+        length = file.seek(0, io.SEEK_END)
+        file.seek(position)
+        if width * height > pixels_per_byte * length:
+            raise ImageError(
+                f"{name} says it is {width} x {height} pixels, too many for its {length} bytes; "
+                "send it in a format or quality that takes more."
+            )
+
+
+def _frames(image: Image.Image, at_most: int | None = None) -> int:
+    """Frames or pages of a file, counted no further than the second where that is enough."""
+    if image.format == "MPO":
+        return 1
+    if at_most is not None:
+        return at_most if getattr(image, "is_animated", False) else 1
+    return int(getattr(image, "n_frames", 1))
+
+
+def _cicp(file: BinaryIO) -> bytes | None:
+    """The four bytes of a PNG's cICP chunk, which Pillow leaves aside."""
+    start, found = file.tell(), None
+    file.seek(8, io.SEEK_CUR)
+    while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+        if head[4:] == b"cICP" and head[:4] == b"\0\0\0\4":
+            found = file.read(4)
+            break
+        file.seek(int.from_bytes(head[:4], "big") + 4, io.SEEK_CUR)
+    file.seek(start)
+    return found if found and len(found) == 4 else None
+
+
+@cache
+def _quiet_libtiff() -> None:
+    """Keep libtiff from printing to the process's stderr; Pillow raises what it has to say. Not when debugging."""
+    if logging.getLogger("faitheir").isEnabledFor(logging.DEBUG):
+        return
+    try:
+        handle = ctypes.CDLL(_imaging.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            function = getattr(handle, name)
+            function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
+            function(None)
+    except (AttributeError, OSError):  # built without it, or linked so that its functions cannot be seen
+        return
+
+
+def _grey_bits(image: Image.Image) -> int:
+    """Bits of a deep grey pixel; Pillow leaves 12-bit TIFFs at 0..4095."""
+    tags = getattr(image, "tag_v2", {})
+    return 12 if image.mode.startswith("I;16") and tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 16
+
+
+def _deep_tiff(file: BinaryIO, name: str, frame: int) -> "_DeepTiff | None":
+    """The image at a page of a TIFF that Pillow reads wrongly or not at all, for tifffile to decode; else None."""
+    head = file.read(8)
+    head += file.read(8) if head[2:3] == b"+" or head[3:4] == b"+" else b""
+    page = TiffImagePlugin.ImageFileDirectory_v2(head)
+    seen: list[int] = []
+    while page.next and page.next not in seen and len(seen) <= frame:
+        seen.append(page.next)
+        file.seek(page.next)
+        page.load(file)
+    if len(seen) <= frame:
+        return None  # Pillow says what is wrong
+    bits = page.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    samples, planes = len(bits), page.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1)
+    kind = max(page.get(TiffImagePlugin.SAMPLEFORMAT, (1,)))
+    photometric = page.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1)
+    if kind == 1 and max(bits) <= 8:
+        return None
+    wide = samples > 1 and (planes == 2 or samples == 2)
+    if not wide and photometric != 0 and ((kind == 1 and max(bits) <= 16) or (kind == 3 and bits == (32,))):
+        return None
+    words = {1: "whole", 2: "signed whole", 3: "floating-point"}.get(kind, "complex or unknown")
+    if kind not in (1, 3) or len(set(bits)) > 1 or (kind == 1 and bits[0] != 16) or photometric not in (0, 1, 2, 5):
+        raise ImageError(
+            f"{name}: a TIFF of {bits[0]}-bit {words} numbers is not supported; convert it to 8 or 16 bits."
+        )
+    file.seek(0)
+    return _DeepTiff(file, page, frame, name)
+
+
+class _DeepTiff(ImageFile.StubImageFile):
+    """A page of a TIFF that tifffile decodes: floating point in colour or of 16 and 64 bits, 16 bits in planes."""
+
+    format = "TIFF"
+
+    def __init__(self, file: BinaryIO, page: TiffImagePlugin.ImageFileDirectory_v2, frame: int, name: str) -> None:
+        self.page, self.frame, self.name = page, frame, name
+        super().__init__(file, "")
+
+    def _open(self) -> None:
+        tags = TiffImagePlugin
+        samples = len(self.page.get(tags.BITSPERSAMPLE, (1,)))
+        self.photometric = self.page.get(tags.PHOTOMETRIC_INTERPRETATION, 1)
+        colours = {2: 3, 5: 4}.get(self.photometric, 1)
+        if samples < colours:
+            raise ValueError("fewer channels than its colours need")
+        extra = self.page.get(tags.EXTRASAMPLES, (0,))[0] if samples > colours else 0
+        # 1 is premultiplied alpha, 2 is not; other channels are no part of the picture.
+        alpha = {1: "a", 2: "A"}.get(extra, "") if colours < 4 else ""
+        self._mode = {1: "L", 3: "RGB", 4: "CMYK"}[colours] + alpha
+        self._size = (self.page[tags.IMAGEWIDTH], self.page[tags.IMAGELENGTH])
+        exif = Image.Exif()
+        for tag in (_EXIF_KEPT | {ExifTags.Base.Orientation}) & {*self.page}:
+            exif[tag] = self.page[tag]
+        self.info["exif"] = exif.tobytes()
+        if tags.ICCPROFILE in self.page:
+            self.info["icc_profile"] = self.page[tags.ICCPROFILE]
+
+    @property
+    def is_animated(self) -> bool:
+        """Whether pages follow."""
+        return self.frame > 0 or self.page.next != 0
+
+    @property
+    def n_frames(self) -> int:
+        """Pages of the file."""
+        return len(self._tifffile().pages)
+
+    def load(self, *_: Any) -> Any:
+        """Decode with tifffile, and become the image."""
+        image = self._decode()
+        image.info = self.info
+        self.__class__, self.__dict__ = image.__class__, image.__dict__  # type: ignore[assignment]  # as Pillow's stubs
+        return image.load()
+
+    def _tifffile(self) -> Any:
+        try:
+            import imagecodecs  # noqa: F401  # tifffile's decoders
+            import tifffile
+        except ImportError:
+            raise MissingDependencyError(
+                f"{self.name}: a TIFF of this kind needs tifffile and imagecodecs; pip install 'faitheir[formats]'."
+            ) from None
+        return tifffile.TiffFile(self.fp, name=self.name)
+
+    def _decode(self) -> Image.Image:
+        page = self._tifffile().pages[self.frame]
+        width, height = self.size
+        channels = len(self.mode) if self.mode != "La" else 2
+        levels, pixels = _Levels(), np.zeros((height, width, channels), np.uint8)
+        for segment, (plane, _, top, left, _), _ in page.segments(maxworkers=1):
+            if segment is None:
+                continue
+            values = levels(segment[0])[: height - top, : width - left]
+            into = pixels[top : top + len(values), left : left + values.shape[1]]
+            if page.planarconfig == 1:
+                into[:] = values[..., :channels]
+            elif plane < channels:
+                into[..., plane] = values[..., 0]
+        levels.report()
+        if self.photometric == 0:
+            np.subtract(255, pixels[..., :1], out=pixels[..., :1])
+        return Image.frombuffer(self.mode, self.size, pixels, "raw", self.mode, 0, 1)
+
+
+class _Levels:
+    """Values of one picture to levels 0..255, strip after strip; ImageError for a type or value that has none."""
+
+    def __init__(self, curve: Callable[[NDArray[Any]], NDArray[Any]] | None = None) -> None:
+        self.curve = curve
+        self.low, self.high = 0.0, 1.0
+
+    def __call__(self, values: NDArray[Any]) -> UInt8Array:
+        kind, bits = values.dtype.kind, values.dtype.itemsize * 8
+        if kind == "u" and bits == 8:
+            return values
+        if kind == "b":
+            return values.astype(np.uint8) * np.uint8(255)
+        if kind == "u" and bits == 16 and self.curve is None:
+            wide = values.astype(np.uint32)
+            wide += 128
+            wide //= 257  # 65535 / 255
+            return wide.astype(np.uint8)
+        if kind == "u" and bits == 16:
+            values = values / np.float32(65535)
+        elif kind != "f":
+            raise ImageError(f"pixels of type {values.dtype} are not supported; use uint8, uint16, bool or float.")
         low, high = float(values.min()), float(values.max())
-        if not (low >= -0.5 / 255 and high <= 255.5 / 255):  # NaN fails both
-            raise ImageError(f"floating-point pixels must be from 0 to 1, not {low:g} to {high:g}.")
-        levels = values.astype(np.float32)
+        if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # NaN fails both
+            raise ImageError(
+                f"floating-point pixels must be from 0 to 1, not {low:g} to {high:g}; scale or tone-map it first."
+            )
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        levels: NDArray[np.float32] = np.clip(values, 0, 1, dtype=np.float32)
+        if self.curve is not None:
+            levels = self.curve(levels)
         levels *= 255
-        return np.clip(np.rint(levels, out=levels), 0, 255, out=levels).astype(np.uint8)
-    raise ImageError(f"pixels of type {values.dtype} are not supported; use uint8, uint16, bool or float.")
+        rounded: UInt8Array = np.rint(levels, out=levels).astype(np.uint8)
+        return rounded
+
+    def report(self) -> None:
+        """Warn where more than rounding was clipped."""
+        if self.low < -_ROUNDING or self.high > 1 + _ROUNDING:
+            _warn(f"its floating-point pixels run from {self.low:g} to {self.high:g}, and are clipped to 0..1")
 
 
-def _split_alpha(image: Image.Image) -> tuple[Image.Image, UInt8Array | None]:
-    """Colours as an image of mode L, RGB, CMYK or LAB, and alpha if the image has any transparency."""
-    mode = image.mode
-    if mode in ("I", "F") or mode.startswith("I;16"):
-        values = np.asarray(image)
-        key = image.info.get("transparency")
-        alpha = np.where(values == key, 0, 255).astype(np.uint8) if isinstance(key, int) else None
-        return Image.fromarray(_to_uint8(_deep_grey(values))), alpha
-    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (mode in ("1", "L", "P", "RGB") and image.has_transparency_data):
-        key = image.info.get("transparency")
-        if mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
-            image = image.copy()
-            image.info["transparency"] = tuple(value >> 8 for value in key)  # as Pillow cut the pixels
-        grey = mode in ("1", "L", "LA", "La")
-        image = image.convert("LA" if grey else "RGBA")
-        return image.convert("L" if grey else "RGB"), np.array(image.getchannel("A"))
-    if mode in ("L", "RGB", "CMYK", "LAB"):
-        return image, None
-    return image.convert("L" if mode == "1" else "RGB"), None
+def _upright_srgb(image: Image.Image) -> Picture:
+    """A loaded image of any mode as a picture, converted in strips: beside it only the result is ever whole."""
+    width, height = image.size
+    convert = _Converter(image)
+    orientation, exif = _read_exif(image)
+    upright = (width, height) if orientation >= 5 else (height, width)
+    rgb = np.empty((*upright, 3), np.uint8)
+    alpha = np.empty(upright, np.uint8) if convert.has_alpha else None
+    stored_rgb, stored_alpha = _as_stored(rgb, orientation), None if alpha is None else _as_stored(alpha, orientation)
+    for rows in _strips(width, height):
+        colours, opacity = convert(image.crop((0, rows.start, width, rows.stop)))
+        stored_rgb[rows] = colours
+        if stored_alpha is not None:
+            stored_alpha[rows] = 255 if opacity is None else opacity
+    convert.levels.report()
+    return Picture(rgb, alpha, exif, srgb_profile() if convert.tagged else None)
 
 
-def _deep_grey(values: NDArray[Any]) -> NDArray[Any]:
-    """Values of the modes I;16, I and F (see `picture_from_pil`) in a type and range of `_to_uint8`."""
-    if values.dtype.kind == "u":
+class _Converter:
+    """What turns strips of one image into sRGB levels (H, W, 3) and alpha (H, W) or None."""
+
+    def __init__(self, image: Image.Image) -> None:
+        mode = image.mode
+        self.deep = mode in ("I", "F") or mode.startswith("I;16")
+        self.key = image.info.get("transparency")
+        if mode == "RGB" and isinstance(self.key, tuple) and max(self.key) > 255:
+            self.key = tuple(value >> 8 for value in self.key)  # as Pillow cut the pixels
+        keyed = mode in ("1", "L", "P", "RGB") and image.has_transparency_data
+        self.has_alpha = isinstance(self.key, int) if self.deep else keyed or mode in _WITH_ALPHA
+        self.mode = "L" if self.deep or mode in ("1", "L", "LA", "La") else mode if mode in ("CMYK", "LAB") else "RGB"
+        self.profile_mode, self.transform, self.tagged = _profile(self.mode, image.info)
+        curve = None if self.transform is not None or self.tagged else _gamma_curve(image.info)
+        self.table = None if curve is None else _Levels()(curve(np.linspace(0, 1, 256, dtype=np.float32)))
+        self.tagged |= curve is not None
+        self.levels = _Levels(curve if self.deep else None)
+        #: The value of a deep grey pixel that stands for white.
+        self.white = {"F": 1, "I": 65535}.get(mode) or (1 << _grey_bits(image)) - 1
+
+    def __call__(self, strip: Image.Image) -> tuple[UInt8Array, UInt8Array | None]:
+        alpha: UInt8Array | None = None
+        if self.deep:
+            values = np.asarray(strip)
+            if self.has_alpha:
+                alpha = np.where(values == self.key, 0, 255).astype(np.uint8)
+            strip = Image.fromarray(self.levels(self._sixteen_bits(values)))
+        elif self.has_alpha:
+            if "transparency" in strip.info:
+                strip.info["transparency"] = self.key
+            strip = strip.convert("LA" if self.mode == "L" else "RGBA")
+            alpha = np.asarray(strip.getchannel("A"))
+        strip = strip.convert(self.mode)
+        if self.transform is not None:
+            converted = ImageCms.applyTransform(strip.convert(self.profile_mode), self.transform)
+            assert converted is not None  # only in place gives None
+            strip = converted
+        colours = np.asarray(strip.convert("RGB"))
+        if self.table is not None and not self.deep:
+            colours = np.take(self.table, colours)
+        return colours, alpha
+
+    def _sixteen_bits(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Deep grey in a type and range of `_Levels`."""
+        if values.dtype.kind == "f":
+            return values
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > self.white:
+            raise ImageError(f"its pixels run from {low} to {high}, beyond 16 bits; convert it to 16-bit.")
+        if self.white < 65535:
+            values = values.astype(np.uint32) * 65535 // self.white
+        return values.astype(np.uint16)
+
+
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+def _strips(width: int, height: int) -> Iterator[slice]:
+    """Rows of a picture, some at a time."""
+    step = max(1, _STRIP // width)
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
+
+
+def _spread(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(H, W, C), where the weight is 0 the weighted mean around it: of the smallest power of two that has any."""
+    if weights.all() or weights.size == 1:
         return values
-    low, high = float(values.min()), float(values.max())
-    if values.dtype.kind == "f":
-        return values / np.float32(255) if 255.5 / 255 < high <= 255.5 else values
-    if low < 0 or high > 65535:
-        raise ImageError(f"its pixels run from {low:.0f} to {high:.0f}, beyond 16 bits; convert it to 16-bit.")
-    return values.astype(np.uint8 if high <= 255 else np.uint16)
+    height, width = weights.shape
+    pad = ((0, height % 2), (0, width % 2))
+    w = np.pad(weights, pad)
+    v = np.pad(values, (*pad, (0, 0))) * w[..., None]
+    w, v = (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2] for x in (w, v))
+    coarse = _spread(v / np.where(w, w, 1)[..., None], w).repeat(2, 0).repeat(2, 1)[:height, :width]
+    return np.where(weights[..., None] > 0, values, coarse)
 
 
-def _convert_to_srgb(image: Image.Image, info: Mapping[Any, Any]) -> tuple[Image.Image, bool]:
-    """The image (L, RGB, CMYK or LAB) in sRGB, and whether it declared its colours in a way we understood."""
+def _profile(mode: str, info: dict[Any, Any]) -> tuple[str, Any, bool]:
+    """For colours of a mode L, RGB, CMYK or LAB: the mode to convert, how, and whether the file told its colours."""
     data = info.get("icc_profile")
     if data:
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
             space = profile.profile.xcolor_space.strip()
-            if space == "RGB" and image.mode == "L":
-                image = image.convert("RGB")
-            if space == {"L": "GRAY", "LAB": "Lab"}.get(image.mode, image.mode):
-                return _apply_profile(image, profile), True
+            wanted = "RGB" if space == "RGB" and mode == "L" else mode
+            if space == {"L": "GRAY", "LAB": "Lab"}.get(wanted, wanted):
+                return wanted, _transform(wanted, profile), True
         except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
             pass  # a broken profile is as good as none
-    if image.mode == "LAB":
-        return _apply_profile(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))), False
-    return image.convert("RGB"), "srgb" in info
+    if mode == "LAB":
+        return mode, _transform(mode, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))), False
+    return mode, None, "srgb" in info
 
 
-def _apply_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+def _gamma_curve(info: dict[Any, Any]) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+    """What a PNG without profile says of its colours (PNG 3rd edition, 4.3): a curve to sRGB, or None where it is that.
+
+    PictureWarning for what is not converted: HDR, and primaries other than sRGB's.
+    """
+    if "cicp" in info:
+        primaries, transfer = info["cicp"][:2]
+        if (primaries, transfer) not in ((1, 1), (1, 13)):
+            kind = {16: "HDR (PQ)", 18: "HDR (HLG)"}.get(transfer, f"cICP {primaries}/{transfer}")
+            _warn(f"its colours are {kind} and are taken for sRGB; convert it to sRGB for the right ones")
+        return None
+    whites = info.get("chromaticity")
+    if whites and max(abs(x - y) for x, y in zip(whites, _SRGB_CHROMATICITY, strict=True)) > 0.01:
+        _warn("its primaries (cHRM) are taken for sRGB's; convert it to sRGB for the right colours")
+    gamma = float(info.get("gamma") or 1 / 2.2)
+    # As libpng: within 5 % it is the usual one. Below 0.1 or above 10 it is an error in the file.
+    if abs(gamma * 2.2 - 1) <= 0.05 or not 0.1 <= gamma <= 10:
+        return None
+
+    def curve(values: NDArray[Any]) -> NDArray[Any]:
+        light = values ** np.float32(1 / gamma)
+        encoded: NDArray[Any] = np.where(
+            light <= 0.0031308, 12.92 * light, 1.055 * light ** np.float32(1 / 2.4) - 0.055
+        )
+        return encoded
+
+    return curve
+
+
+#: White, red, green and blue (x, y), as Pillow gives cHRM.
+_SRGB_CHROMATICITY = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+
+
+def _transform(mode: str, profile: ImageCms.ImageCmsProfile) -> Any:
+    """The way from a profile to sRGB; None where it changes nothing."""
     transform = ImageCms.buildTransform(
         profile,
         ImageCms.ImageCmsProfile(io.BytesIO(srgb_profile())),
-        image.mode,
+        mode,
         "RGB",
         ImageCms.Intent.RELATIVE_COLORIMETRIC,
         ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
-    if image.mode == "RGB":
+    if mode == "RGB":
         steps = np.linspace(0, 255, 16).astype(np.uint8)
         probe = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(64, 64, 3)
         changed = np.array(ImageCms.applyTransform(Image.fromarray(probe), transform))
         if np.abs(changed.astype(np.int16) - probe).max() <= 1:
-            return image  # one of the many sRGB profiles: no rounding twice
-    converted = ImageCms.applyTransform(image, transform)
-    assert converted is not None  # only in place gives None
-    return converted
+            return None  # one of the many sRGB profiles: no rounding twice
+    return transform
 
 
 def _read_exif(image: Image.Image) -> tuple[int, bytes | None]:
@@ -430,15 +832,15 @@ def _read_exif(image: Image.Image) -> tuple[int, bytes | None]:
     return orientation, data if len(data) > len(Image.Exif().tobytes()) else None
 
 
-def _orient(array: UInt8Array, orientation: int) -> UInt8Array:
-    """(H, W[, C]) as stored, turned upright."""
-    if orientation in (2, 3, 7, 8):
-        array = array[:, ::-1]
-    if orientation in (3, 4, 6, 7):
-        array = array[::-1]
+def _as_stored(upright: UInt8Array, orientation: int) -> UInt8Array:
+    """A view of (H, W[, C]) in which its pixels lie as they are stored."""
     if orientation >= 5:
-        array = array.swapaxes(0, 1)
-    return np.ascontiguousarray(array)
+        upright = upright.swapaxes(0, 1)
+    if orientation in (3, 4, 6, 7):
+        upright = upright[::-1]
+    if orientation in (2, 3, 7, 8):
+        upright = upright[:, ::-1]
+    return upright
 
 
 def _writer_settings(picture: Picture, writer: str, quality: int | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from faitheir import images
 from faitheir.errors import ImageError, ThumbnailError
-from faitheir.images import Picture
+from faitheir.images import DEFAULT_MAX_PIXELS, Picture
 from faitheir.storage import PathLike, open_file, write_atomic
 
 FORMAT_VERSION = 1
@@ -145,22 +145,30 @@ class Thumbnail:
         write_atomic(path, self.encode(suffix))  # type: ignore[arg-type]  # narrowed above
 
     @classmethod
-    def open(cls, path: PathLike) -> "Thumbnail":
+    def open(cls, path: PathLike, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> "Thumbnail":
         """The thumbnail in a file; any picture will do, `info` is None where it has no metadata of ours.
 
-        ImageError if it is no readable picture, ThumbnailError if its metadata is wrong; both name the file.
+        ImageError if it is no readable picture or has more than `max_pixels`, ThumbnailError if its metadata is wrong;
+        both name the file.
         """
         with open_file(path) as file:
-            return cls._read(file, os.fspath(path))
+            return cls._read(file, os.fspath(path), max_pixels)
 
     @classmethod
-    def decode(cls, data: bytes) -> "Thumbnail":
-        """Like `open`, from a file's bytes."""
-        return cls._read(io.BytesIO(data), "the thumbnail file")
+    def decode(
+        cls,
+        data: bytes,
+        *,
+        name: str = "the thumbnail file",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        pixels_per_byte: float | None = None,
+    ) -> "Thumbnail":
+        """Like `open`, from a file's bytes; `name` is what errors call it, the limits are those of `load_image`."""
+        return cls._read(io.BytesIO(data), name, max_pixels, pixels_per_byte)
 
     @classmethod
-    def _read(cls, file: BinaryIO, name: str) -> "Thumbnail":
-        image = images.load_image(file, name)
+    def _read(cls, file: BinaryIO, name: str, max_pixels: int, pixels_per_byte: float | None = None) -> "Thumbnail":
+        image = images.load_image(file, name, max_pixels=max_pixels, pixels_per_byte=pixels_per_byte)
         try:
             text = _metadata(image, file)
             info = None if text is None else ThumbnailInfo.from_json(text)
