@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+import tiny
 from faitheir import images
 from faitheir.errors import ImageError, MissingDependencyError, StorageError
 from faitheir.images import Picture
+from faitheir.pipeline import FaithEIRPipeline
 
 RNG = np.random.default_rng(7)
 
@@ -367,6 +369,18 @@ class TestTransparent:
         alpha[:, :40] = 255
         filled = images.fill_transparent(Picture(rgb, alpha), 16)
         assert (filled.rgb == (200, 30, 60)).all()
+
+    def test_no_thumbnail_knows_what_was_erased(self):
+        config = tiny.model_config()
+        pipeline = FaithEIRPipeline(tiny.wake(tiny.tiny()), config)
+        alpha = np.full((128, 160), 255, np.uint8)
+        alpha[:, 70:] = 0
+        seen, other = noise(128, 160, 3), noise(128, 160, 3)
+        other[:, :70] = seen[:, :70]
+        thumbnails = [pipeline.downscale_picture(Picture(rgb, alpha)) for rgb in (seen, other)]
+        assert_same(thumbnails[0].picture, thumbnails[1].picture)
+        opaque = pipeline.downscale_picture(Picture(seen, np.full_like(alpha, 255)))
+        np.testing.assert_array_equal(opaque.picture.rgb, pipeline.downscale_picture(Picture(seen)).picture.rgb)
 
     def test_evenly_translucent_keeps_its_texture(self):
         picture = Picture(noise(32, 32, 3), np.full((32, 32), 7, np.uint8))

@@ -23,6 +23,7 @@ from faitheir.images import (
     Picture,
     UInt8Array,
     decode_picture,
+    fill_transparent,
     pad_to_multiple,
     picture_from_array,
     picture_from_pil,
@@ -181,6 +182,7 @@ class FaithEIRPipeline:
 
     def _downscale_batch(self, pictures: Sequence[Picture], callback: Progress | None) -> list[Thumbnail]:
         """Of pictures of one size."""
+        pictures = [fill_transparent(picture, self.scale) for picture in pictures]
         height, width = pictures[0].height, pictures[0].width
         grid = (-(-height // self.scale), -(-width // self.scale))
         padded = self._padded(grid)
