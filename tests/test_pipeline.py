@@ -406,6 +406,70 @@ def test_half_precision_of_the_backbone_changes_little() -> None:
     assert 0 < np.abs(a - b).mean() < 2
 
 
+def test_what_is_saved_is_what_was_loaded_whatever_precision_computes(tiny_model: Path, tmp_path: Path) -> None:
+    photo = noise(48, 64)
+    pipeline = FaithEIRPipeline.from_pretrained(tiny_model)
+    loaded, thumbnail = (tiny_model / "model.safetensors").read_bytes(), pipeline.downscale(photo)
+    expected = pipeline.upscale(thumbnail, output_type="np")
+    for steps in ([torch.bfloat16], ["cpu", "float16"], ["bfloat16", torch.float16], [torch.float16, torch.float32]):
+        moved = FaithEIRPipeline.from_pretrained(tiny_model, dtype="bfloat16")
+        for step in steps:
+            moved = moved.to(step) if isinstance(step, torch.dtype) or step == "cpu" else moved.to(dtype=step)
+        wanted = steps[-1] if isinstance(steps[-1], torch.dtype) else getattr(torch, steps[-1])
+        assert moved.dtype == wanted
+        moved.save_pretrained(tmp_path / "saved")
+        assert (tmp_path / "saved" / "model.safetensors").read_bytes() == loaded
+        assert FaithEIRPipeline.from_pretrained(tmp_path / "saved").weights == pipeline.weights == moved.weights
+        if wanted == torch.float32:
+            assert np.array_equal(moved.upscale(thumbnail, output_type="np"), expected), "nothing was lost on the way"
+
+
+def test_what_is_trained_after_casting_is_saved_as_trained(tiny_model: Path, tmp_path: Path) -> None:
+    pipeline = FaithEIRPipeline.from_pretrained(tiny_model, dtype="bfloat16")
+    weight = pipeline.model.backbone.get_parameter("unet.conv_in.weight")
+    with torch.no_grad():
+        weight.mul_(2)
+    pipeline.save_pretrained(tmp_path)
+    before, after = read_weights(tiny_model), read_weights(tmp_path)
+    assert [name for name in before if not torch.equal(before[name], after[name])] == ["backbone.unet.conv_in.weight"]
+    assert torch.equal(after["backbone.unet.conv_in.weight"], weight.float())
+
+
+def test_stored_in_half_precision_by_name(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
+    for dtype in ("float16", torch.float16):
+        pipeline.save_pretrained(tmp_path / str(dtype), dtype=dtype)
+    a, b = (f.read_bytes() for f in sorted(tmp_path.glob("*/model.safetensors")))
+    assert a == b
+    assert len(a) < 0.7 * sum(t.nbytes for t in models.stored_state(pipeline.model).values())
+    with pytest.raises(DeviceError, match="Unknown precision 'float8'"):
+        pipeline.save_pretrained(tmp_path / "no", dtype="float8")
+
+
+def test_the_names_of_embedded_models_are_theirs(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
+    shipped = FaithEIRPipeline.from_pretrained("nano-x16", dtype="bfloat16")
+    shipped.save_pretrained(tmp_path / "same", dtype="float16")
+    assert FaithEIRPipeline.from_pretrained(tmp_path / "same").weights == shipped.weights
+    with pytest.raises(ConfigError, match="the name 'nano-x16' belongs to a model in this package"):
+        pipeline.save_pretrained(tmp_path / "other", name="nano-x16")
+    assert not (tmp_path / "other").exists()
+    with torch.no_grad():
+        shipped.model.backbone.get_parameter("unet.conv_in.bias").add_(0.1)
+    with pytest.raises(ConfigError, match="a name of its own"):
+        shipped.save_pretrained(tmp_path / "changed")
+    shipped.save_pretrained(tmp_path / "changed", name="mine-x16")
+    assert FaithEIRPipeline.from_pretrained(tmp_path / "changed").name == "mine-x16"
+    with pytest.raises(ConfigError, match="belongs to a model"):
+        models.check_name("nano-x32")
+    models.check_name("mine-x32")
+    assert models.ModelConfig().name not in models.embedded_models()
+
+
+def test_a_pipeline_says_what_it_is(pipeline: FaithEIRPipeline) -> None:
+    assert repr(pipeline) == (
+        f"FaithEIRPipeline('tiny-x16', scale=16, device='cpu', dtype='float32', weights='{pipeline.weights}')"
+    )
+
+
 def test_bad_arguments_are_one_clear_sentence(pipeline: FaithEIRPipeline, tiny_model: Path) -> None:
     with pytest.raises(ConfigError, match="tile is 64 pixels"):
         FaithEIRPipeline.from_pretrained(tiny_model, tile=64)

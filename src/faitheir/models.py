@@ -32,9 +32,12 @@ DEFAULT_MODEL = "nano-x16"
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to rebuild a model. ``name`` is the id that thumbnails carry."""
+    """Everything needed to rebuild a model.
 
-    name: str = "nano-x16"
+    ``name``: what messages and tables call it; those of the embedded models are theirs alone (``check_name``).
+    """
+
+    name: str = "unnamed"
     codec: CodecConfig = field(default_factory=CodecConfig)
     backbone: NanoConfig | TurboConfig | PixelsConfig = field(default_factory=NanoConfig)
 
@@ -99,11 +102,16 @@ def build_model(config: ModelConfig, *, pretrained: bool = False, base: str | Pa
     return FaithEIR(config.codec, backbone)
 
 
-def stored_state(model: FaithEIR) -> dict[str, Tensor]:
-    """The tensors that a model's file holds: all of nano, and of turbo what was trained."""
+def live_state(model: FaithEIR) -> dict[str, Tensor]:
+    """The model's own tensors that its file holds: all of nano, and of turbo what was trained."""
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("backbone.")}
     state |= {f"backbone.{k}": v for k, v in model.backbone.trained_state_dict().items()}
-    return {k: v.detach().contiguous() for k, v in sorted(state.items())}
+    return {k: v.detach() for k, v in sorted(state.items())}
+
+
+def stored_state(model: FaithEIR) -> dict[str, Tensor]:
+    """``live_state`` as it is written: contiguous, so that a tensor may be a copy."""
+    return {k: v.contiguous() for k, v in live_state(model).items()}
 
 
 def check_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> None:
@@ -195,28 +203,41 @@ def _file_hash(path: Path, modified: int, size: int) -> str:  # noqa: ARG001
     return weights_hash(read_weights(path.parent))
 
 
+def check_name(name: str, weights: str | None = None) -> None:
+    """Raise ConfigError where an embedded model has the name, and other weights; ``weights``: their hash.
+
+    None is for weights that are yet to be trained, to which no such name can belong.
+    """
+    taken = {find_model(n) for n in embedded_models() if name in (n, read_config(find_model(n)).name)}
+    if taken and weights not in {stored_hash(folder) for folder in taken}:
+        raise ConfigError(f"the name '{name}' belongs to a model in this package; give this one a name of its own.")
+
+
 def save_model(
     folder: str | Path,
     model: FaithEIR,
     config: ModelConfig,
     *,
+    state: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
     card: str | None = None,
 ) -> None:
     """Write a model folder, whole or not at all; an existing model in ``folder`` is replaced.
 
-    ``dtype`` stores the weights in half precision; the orthogonal matrix stays in float32, where it is
-    orthogonal.
+    ``state``: what to write in place of ``stored_state(model)``. ``dtype`` stores the weights in half precision; the
+    orthogonal matrix stays in float32, where it is orthogonal. Raises ConfigError where the name is another model's
+    (``check_name``), ModelError where the folder cannot be written.
     """
     folder = Path(folder)
-    state = stored_state(model)
+    state = stored_state(model) if state is None else state
     if dtype is not None:
         state = {k: v if k.startswith("rescaler.transform.") else v.to(dtype) for k, v in state.items()}
+    check_name(config.name, weights_hash(state))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
             files = {CONFIG_FILE: json.dumps(to_dict(config), indent=2).encode() + b"\n"}
-            files[WEIGHTS_FILE] = save({k: v.cpu() for k, v in state.items()}, metadata={"format": "pt"})
+            files[WEIGHTS_FILE] = save({k: v.cpu().contiguous() for k, v in state.items()}, metadata={"format": "pt"})
             if card is not None:
                 files[CARD_FILE] = card.encode()
             for name, content in files.items():

@@ -5,6 +5,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -35,6 +36,7 @@ from faitheir.models import (
     DEFAULT_MODEL,
     ModelConfig,
     find_model,
+    live_state,
     load_model,
     maker,
     model_for,
@@ -97,6 +99,9 @@ class FaithEIRPipeline:
         self.card = card
         #: 16 hexadecimal digits that name these weights in thumbnails.
         self.weights = weights_hash(stored_state(model))
+        # What casting to half precision lost, on the CPU, and in half precision itself where that holds it, as it does
+        # for the embedded weights (17 MB).
+        self._rounded: dict[str, Tensor] = {}
         # In thumbnail pixels: what sides must be a multiple of, and what tiles are laid out in.
         self._multiple = model.size_multiple // self.scale
         self._align = model.tile_multiple
@@ -157,19 +162,57 @@ class FaithEIRPipeline:
         """The backbone's precision."""
         return next((p.dtype for p in self.model.backbone.parameters()), torch.float32)
 
-    def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Self:
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{type(self).__name__}('{self.name}', scale={self.scale}, device='{self.device}', dtype='{dtype}', "
+            f"weights='{self.weights}')"
+        )
+
+    def to(
+        self,
+        device: str | torch.device | torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> Self:
         """Move the model, and cast its backbone (VAE and UNet) and embedder; the rest stays in float32. Returns itself.
 
-        ``device``: "auto", "cpu", "cuda", "mps"; ``dtype``: "float32", "bfloat16", "float16", "auto".
+        ``device``: "auto", "cpu", "cuda", "mps"; ``dtype``: "float32", "bfloat16", "float16", "auto". As torch's,
+        ``to(torch.float16)`` casts. What ``save_pretrained`` writes, and the hash that thumbnails carry, stay those of
+        the weights as they were loaded. Raises DeviceError.
         """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
         target = self.device if device is None else resolve_device(device)
+        wanted = None if dtype is None else resolve_dtype(dtype, target)
         self.model.to(target)
-        if dtype is not None:
-            # The tokens are for the backbone alone; what leads to and from the thumbnail stays in float32.
-            for part in (self.model.backbone, self.model.embedder):
-                part.to(resolve_dtype(dtype, target))
+        if wanted is not None:
+            self._cast(wanted)
         self.model.to(memory_format=self._memory_format)
         return self
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        # The tokens are for the backbone alone; what leads to and from the thumbnail stays in float32.
+        parts = (self.model.backbone, self.model.embedder)
+        if all(weight.dtype == dtype for part in parts for weight in part.parameters()):
+            return
+        exact = self._exact_state()
+        for part in parts:
+            part.to(dtype)
+        self._rounded.clear()
+        with torch.no_grad():
+            for name, tensor in live_state(self.model).items():
+                # From what was loaded, never from what an earlier cast left of it.
+                tensor.copy_(exact[name])
+                if tensor.dtype != torch.float32:
+                    self._rounded[name] = _smallest(exact[name])
+
+    def _exact_state(self) -> dict[str, Tensor]:
+        """The stored weights before casting rounded them; those that were changed since, by training, as they are."""
+        state = stored_state(self.model)
+        for name, exact in self._rounded.items():
+            if torch.equal(exact.to(state[name]), state[name]):
+                state[name] = exact.to(state[name].device, torch.float32)
+        return state
 
     # Pictures and thumbnails as this package holds them.
 
@@ -431,9 +474,18 @@ class FaithEIRPipeline:
             while batch := list(islice(same, count)):
                 yield batch
 
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write the model as a folder that ``from_pretrained`` loads; ``dtype`` stores it in half precision."""
-        save_model(folder, self.model, self.config, dtype=dtype, card=self.card)
+    def save_pretrained(
+        self, folder: str | Path, *, name: str | None = None, dtype: str | torch.dtype | None = None
+    ) -> None:
+        """Write the model as a folder that ``from_pretrained`` loads: the weights as loaded, whatever ``to`` cast.
+
+        ``name``: in place of its own; a model that was changed needs another than the embedded ones have. ``dtype``:
+        "float16" or "bfloat16" stores it in half precision, as another model if that rounds. Raises ConfigError for a
+        name that is another model's, DeviceError for an unknown dtype, ModelError where it cannot be written.
+        """
+        config = self.config if name is None else replace(self.config, name=name)
+        stored = None if dtype is None else resolve_dtype(dtype, self.device)
+        save_model(folder, self.model, config, state=self._exact_state(), dtype=stored, card=self.card)
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the Hugging Face Hub and return its address. Raises ModelError where that fails."""
@@ -537,6 +589,12 @@ def _to_uint8(values: Float32Array) -> UInt8Array:
     """[0, 1], rounded exactly as ``quantize_8bit`` does."""
     levels: UInt8Array = np.rint(np.clip(values, 0, 1) * np.float32(255)).astype(np.uint8)
     return levels
+
+
+def _smallest(weight: Tensor) -> Tensor:
+    """A copy on the CPU, in float16 where that holds it exactly."""
+    half = weight.half()
+    return (half if torch.equal(half.float(), weight) else weight.clone()).cpu()
 
 
 def _stack(pictures: Sequence[Picture]) -> UInt8Array:
