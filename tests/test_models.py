@@ -26,6 +26,7 @@ from faitheir.models import (
     WEIGHTS_FILE,
     ModelConfig,
     build_model,
+    convert_state,
     embedded_models,
     find_model,
     load_model,
@@ -249,6 +250,46 @@ def test_a_configuration_that_is_no_table(folder: Path, content: bytes) -> None:
     text = refused(folder, ConfigError)
     assert str(folder / CONFIG_FILE) in text
     assert "expected a table" in text
+
+
+def test_converted_kernels_lie_on_each_others_middles() -> None:
+    """A 1x1 kernel in the place of a 3x3 one does what it did, wherever in the picture: bit for bit the same output."""
+    small, large = (model_config({"decoder_up_kernel": side}, fidelity_rank=0) for side in (1, 3))
+    model = make(config=small)
+    wider = build_model(large).eval()
+    with torch.no_grad():
+        wider.rescaler.load_state_dict(model.rescaler.state_dict())
+    taken, total = convert_state(wider, stored_state(model), "the small model")
+    sizes = [sum(t.numel() for t in stored_state(m).values()) for m in (model, wider)]
+    assert (taken, total) == tuple(sizes)
+    y = picture(1, 3, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(wider.upscale(y), model.upscale(y), atol=1e-6, rtol=0)
+        back = build_model(small).eval()
+        assert convert_state(back, stored_state(wider), "the large model")[0] == sizes[0]
+        assert torch.equal(back.upscale(y), model.upscale(y))
+
+
+def test_attention_tables_lie_on_each_others_middles_and_nothing_is_left_from_before() -> None:
+    narrow, wide = (make(seed=s, config=model_config({"window": w})) for s, w in ((0, 2), (1, 3)))
+    table = narrow.backbone.get_parameter("unet.attention.bias").clone()
+    assert table.any()
+    convert_state(wide, stored_state(narrow), "x")
+    found = wide.backbone.get_parameter("unet.attention.bias")
+    assert torch.equal(found[:, 1:4, 1:4], table)
+    assert found.abs().sum() == table.abs().sum()
+
+
+def test_what_cannot_be_converted() -> None:
+    model = make()
+    state = stored_state(model)
+    name = "backbone.decoder.conv_in.weight"
+    before = hash_of(model)
+    with pytest.raises(ModelError, match=rf"x: '{name}' is .*without a common middle"):
+        convert_state(model, state | {name: torch.zeros(8, 4, 2, 2)}, "x")
+    with pytest.raises(ModelError, match="nothing of this model's backbone fits"):
+        convert_state(model, {k: v for k, v in state.items() if not k.startswith("backbone.")}, "x")
+    assert hash_of(model) == before
 
 
 def test_missing_files(folder: Path, tmp_path: Path) -> None:

@@ -139,41 +139,53 @@ def load_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> None
     model.backbone.load_trained_state_dict(trained)
 
 
-def convert_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> int:
-    """Start ``model`` from another configuration's ``stored_state``, as far as it goes; returns how many values fitted.
+def convert_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> tuple[int, int]:
+    """Start ``model`` from another configuration's ``stored_state``, as far as it goes.
 
     For the same backbone with other widths, or another scale (a 16x nano as the start of a 32x one): a tensor of the
-    same shape is copied; of one whose channels differ in number, those both have; of attention's table of offsets,
-    those both have. The rescaler, the prior and the fidelity setting are kept as they were built unless every one of
-    their shapes agrees: a part of an orthogonal matrix is none. Raises ModelError, naming ``where``, where no tensor of
-    the backbone fits.
+    same shape is copied; of one whose channels differ in number, those both have. Kernels, and attention's table of
+    offsets, are laid one on the other by their middles; where the model's kernel is the larger one, its border is zero,
+    so that it does what the smaller one did. The rescaler, the prior and the fidelity setting are kept as they were
+    built unless every one of their shapes agrees: a part of an orthogonal matrix is none.
+
+    Returns how many of the model's values were taken over, and how many it has. Raises ModelError, naming ``where``,
+    where no tensor of the backbone fits, or two kernels have no common middle (sides 2 and 3).
     """
     own = stored_state(model)
     whole = {
         part: all(k in state and state[k].shape == v.shape for k, v in own.items() if k.startswith(part))
         for part in ("rescaler.", "prior.", "fidelity.")
     }
-    fitted = taken = 0
+    taken = 0
     converted = dict(own)
     for name, target in own.items():
         source = state.get(name)
         if source is None or source.ndim != target.ndim or not all(v for k, v in whole.items() if name.startswith(k)):
             continue
-        shared = [min(a, b) for a, b in zip(source.shape, target.shape, strict=True)]
-        centred = name.endswith("attention.bias")  # its middle is the offset 0
-        ends = [
-            tuple(slice((n - s) // 2 if centred else 0, (n - s) // 2 + s if centred else s) for n, s in pairs)
-            for pairs in (list(zip(t.shape, shared, strict=True)) for t in (target, source))
-        ]
-        converted[name] = target.clone()
-        converted[name][ends[0]] = source[ends[1]].to(target)
-        count = math.prod(shared)
-        fitted += count
-        taken += count if name.startswith("backbone.") else 0
-    if not taken:
+        # The dimensions from this one on are positions, with a middle; those before it are channels.
+        first = 1 if name.endswith("attention.bias") else 2
+        if any((t - s) % 2 for t, s in zip(target.shape[first:], source.shape[first:], strict=True)):
+            raise ModelError(
+                f"{where}: '{name}' is {tuple(source.shape)} there and {tuple(target.shape)} in the model to be "
+                "trained: kernels without a common middle cannot be converted."
+            )
+        shared = [min(sides) for sides in zip(target.shape, source.shape, strict=True)]
+        to, of = (
+            tuple(
+                slice(start := (n - s) // 2 if i >= first else 0, start + s)
+                for i, (n, s) in enumerate(zip(tensor.shape, shared, strict=True))
+            )
+            for tensor in (target, source)
+        )
+        filled = target.clone()
+        filled[to[:first]] = 0
+        filled[to] = source[of].to(target)
+        converted[name] = filled
+        taken += math.prod(shared)
+    if not any(name.startswith("backbone.") and converted[name] is not own[name] for name in own):
         raise ModelError(f"{where}: nothing of this model's backbone fits the configuration to be trained.")
     load_state(model, converted, where)
-    return fitted
+    return taken, sum(tensor.numel() for tensor in own.values())
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:

@@ -18,7 +18,6 @@ from faitheir.models import (
     load_state,
     read_config,
     read_weights,
-    stored_state,
 )
 from faitheir.nn.codec import FaithEIR, Reconstruction
 from faitheir.training.adversarial import Adversary
@@ -226,9 +225,11 @@ def initial_model(config: TrainConfig, log: Log) -> FaithEIR:
     if (other.codec, other.backbone) == (config.model.codec, config.model.backbone):
         load_state(model, state, config.init)
     else:
-        fitted = convert_state(model, state, config.init)
-        total = sum(v.numel() for v in stored_state(model).values())
-        log(f"{config.init} has another configuration: {fitted:,} of {total:,} values taken from it, the rest new")
+        taken, total = convert_state(model, state, config.init)
+        log(
+            f"{config.init} has another configuration: {taken:,} of {total:,} values ({taken / total:.0%}) are taken "
+            "from it, the rest is new"
+        )
     return model
 
 
