@@ -12,7 +12,7 @@ MARK = "<!-- every command -->"
 
 
 def commands(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
-    """Name and help text of a command and of those below it, as a terminal of 100 columns shows them."""
+    """Name and help text of a command and of those below it, as a terminal of 96 columns shows them."""
     yield context.command_path, command.get_help(context)
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
@@ -25,6 +25,6 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for every page."""
     if MARK not in markdown:
         return markdown
-    root = click.Context(main, info_name="faitheir", terminal_width=100, **main.context_settings)
+    root = click.Context(main, info_name="faitheir", terminal_width=96, **main.context_settings)
     parts = [f"## {name}\n\n```text\n{inspect.cleandoc(text)}\n```\n" for name, text in commands(main, root)]
     return markdown.replace(MARK, "\n".join(parts))
