@@ -135,6 +135,14 @@ def test_commands_have_the_options_that_pages_name(block: Block) -> None:
                     load_train_config(ROOT / path, overrides)
 
 
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "toml"], ids=str)
+def test_settings_are_those_of_a_recipe(block: Block) -> None:
+    """Laid over one."""
+    tables = tomllib.loads(block.text)
+    overrides = {f"{table}.{key}": value for table, values in tables.items() for key, value in values.items()}
+    load_train_config(ROOT / "configs" / "turbo-x16.toml", overrides)
+
+
 def toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
