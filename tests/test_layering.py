@@ -27,7 +27,17 @@ LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 #: Optional extras: imported where they are needed, or else the core could not be without them.
 EXTRAS = {
     *("diffusers", "peft", "transformers", "accelerate", "torchvision", "skimage", "scipy"),
-    *("lpips", "torchmetrics", "torch_fidelity", "pyiqa", "matplotlib", "imagecodecs", "spandrel", "tifffile"),
+    *(
+        "lpips",
+        "torchmetrics",
+        "torch_fidelity",
+        "ssimulacra2",
+        "pyiqa",
+        "matplotlib",
+        "imagecodecs",
+        "spandrel",
+        "tifffile",
+    ),
 }
 
 FILES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))

@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import weights
 from faitheir.errors import EvaluationError, MissingDependencyError, ModelError
@@ -19,6 +20,7 @@ from faitheir.evaluation.distributions import KID_SUBSET, KID_SUBSETS, WIDTH, ca
 from faitheir.evaluation.measures import picture_metric
 from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.evaluation.protocols import PROTOCOLS, Protocol, find_protocol
+from faitheir.features import FeatureNetwork, average_pooled, wasserstein_distortion
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -117,19 +119,19 @@ def test_lpips_from_a_file(alexnet: Path, tmp_path: Path) -> None:
     assert metric.about.startswith(f"lpips {lpips.__version__ if hasattr(lpips, '__version__') else ''}")
 
 
-def plain_dists(a: np.ndarray, b: np.ndarray) -> float:
-    """DISTS (Ding et al. 2020) on the random VGG16, from its formula."""
+def plain_dists(a: np.ndarray, b: np.ndarray, state: dict[str, torch.Tensor]) -> float:
+    """DISTS (Ding et al. 2020) from its formula."""
     import torch.nn.functional as F
     from torchmetrics.functional.image.dists import _PATH_WEIGHT_DISTS
 
-    state, shared = weights.torchvision_state(weights.VGG16), torch.load(_PATH_WEIGHT_DISTS)
+    shared = torch.load(_PATH_WEIGHT_DISTS)
     window = torch.hann_window(5, periodic=False)[1:-1]
     window = torch.outer(window, window)
     window /= window.sum()
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
     def features(rgb: np.ndarray) -> list[torch.Tensor]:
-        x = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+        x = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float() / 255
         found, h = [x], (x - mean) / std
         for i in range(30):
             if i in weights.VGG16:
@@ -159,9 +161,182 @@ def test_dists_from_a_file_agrees_with_its_formula(vgg16: Path) -> None:
     metric = picture_metric("dists", weights={"vgg16": vgg16})
     a, b = noise(48, 64), noise(48, 64, 1)
     assert metric(a, a) == pytest.approx(0, abs=1e-5)
-    assert metric(a, b) == pytest.approx(plain_dists(a, b), abs=1e-4)
+    assert metric(a, b) == pytest.approx(plain_dists(a, b, weights.torchvision_state(weights.VGG16)), abs=1e-4)
     assert metric(a, b) > 0.01
     assert "torchmetrics" in metric.about
+
+
+def test_dists_at_256_reduces_the_shorter_side(vgg16: Path) -> None:
+    """As torchvision's resize of a PIL picture does, which the authors' script uses."""
+    pytest.importorskip("torchmetrics")
+    resize = pytest.importorskip("torchvision.transforms.functional").resize
+    whole, reduced = (picture_metric(name, weights={"vgg16": vgg16}) for name in ("dists", "dists_256"))
+    a, b = noise(270, 300), noise(270, 300, 1)
+    small = [np.asarray(resize(Image.fromarray(p), 256)) for p in (a, b)]
+    assert small[0].shape == (256, 284, 3)
+    assert reduced(a, b) == pytest.approx(whole(*small), abs=1e-6)
+    assert reduced(a[:64], b[:64]) == pytest.approx(whole(a[:64], b[:64]), abs=1e-6)
+    assert whole.about != reduced.about
+
+
+def plain_wasserstein(maps: list[tuple[np.ndarray, np.ndarray, float]]) -> float:
+    """ArXiv 2412.00505 for constant sigma, in numpy; ``maps``: features (C, H, W) twice, log2 of their sigma."""
+    from scipy.ndimage import convolve
+
+    kernel = np.outer([1, 2, 1], [1, 2, 1])[None] / 16
+    total = 0.0
+    for a, b, level in maps:
+        moments = [[x, x**2] for x in (a, b)]
+        for number in range(6):
+            if number:
+                step = 1 if number == 1 else 2
+                moments = [[convolve(m[:, ::step, ::step], kernel, mode="constant") for m in x] for x in moments]
+            (ma, sa), (mb, sb) = ((m, np.sqrt(np.maximum(s - m**2, 0) + 1e-6)) for m, s in moments)
+            total += max(0, 1 - abs(level - number)) * ((ma - mb) ** 2 + (sa - sb) ** 2).mean()
+    return float(total)
+
+
+@pytest.mark.parametrize("sigma", [1, 6, 16, 32])
+def test_wasserstein_distortion_is_its_definition(sigma: float) -> None:
+    pytest.importorskip("scipy.ndimage")
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    network = average_pooled(FeatureNetwork(layers, (1, 2), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
+    assert isinstance(network.layers[2], torch.nn.AvgPool2d)
+    a, b = torch.rand(2, 3, 48, 64), torch.rand(2, 3, 48, 64)
+    found = wasserstein_distortion(network, a, b, sigma=sigma, scales=1)
+    assert found.shape == (2,)
+    for i in range(2):
+        of_a, of_b = ([((x[i : i + 1] - network.mean) / network.std), *network(x[i : i + 1])] for x in (a, b))
+        levels = (math.log2(sigma), math.log2(sigma), max(0, math.log2(sigma) - 1))
+        maps = [(p[0].double().numpy(), q[0].double().numpy(), s) for p, q, s in zip(of_a, of_b, levels, strict=True)]
+        assert float(found[i]) == pytest.approx(plain_wasserstein(maps), rel=1e-4)
+    assert float(wasserstein_distortion(network, a, a, sigma=sigma).sum()) == 0
+
+
+def test_wasserstein_distortion_forgives_another_sample_of_a_texture(vgg16: Path) -> None:
+    metric = picture_metric("wasserstein", weights={"vgg16": vgg16})
+    texture, other = noise(96, 128), noise(96, 128, 1)
+    flat = np.full_like(texture, 127)
+    assert psnr(texture, flat) > psnr(texture, other)
+    assert metric(texture, other) < metric(texture, flat)
+    assert metric(texture, texture) == 0
+    assert math.isnan(metric(texture[:63], other[:63]))
+
+
+def test_ms_ssim_is_its_formula_where_only_the_level_differs() -> None:
+    pytest.importorskip("torchmetrics")
+    metric = picture_metric("ms_ssim")
+    a, b = np.full((180, 200, 3), 100, np.uint8), np.full((180, 200, 3), 120, np.uint8)
+    luminance = (2 * 100 * 120 + 2.55**2) / (100**2 + 120**2 + 2.55**2)
+    assert metric(a, b) == pytest.approx(luminance**0.1333, abs=1e-4)  # of the fifth scale alone
+    assert metric(noise(180, 200), noise(180, 200)) == pytest.approx(1)
+    assert 0 <= metric(noise(180, 200), noise(180, 200, 1)) < 0.2
+    assert math.isnan(metric(a[:175], b[:175]))
+
+
+@pytest.mark.parametrize(("shift", "wanted"), [(1, 96.150), (5, 89.732), (10, 80.291), (20, 59.779), (50, -0.391)])
+def test_ssimulacra2_is_near_libjxls_program(shift: int, wanted: float) -> None:
+    """On grey pictures of 256 x 256, 128 against 128 + shift: its worst case, see `_ssimulacra2`."""
+    pytest.importorskip("ssimulacra2")
+    metric = picture_metric("ssimulacra2")
+    a = np.full((256, 256, 3), 128, np.uint8)
+    assert wanted < metric(a, a + np.uint8(shift)) < wanted + 6.2
+    assert metric(noise(256, 256), noise(256, 256)) == pytest.approx(100)
+    assert math.isnan(metric(a[:255], a[:255]))
+
+
+def plain_niqe(rgb: np.ndarray, mean: np.ndarray, covariance: np.ndarray, window: np.ndarray) -> float:
+    """NIQE (Mittal et al. 2013) block by block, with SciPy's filter and gamma function."""
+    from scipy.ndimage import convolve
+    from scipy.special import gamma
+
+    shapes = np.arange(0.2, 10.001, 0.001)
+    ratios = gamma(2 / shapes) ** 2 / (gamma(1 / shapes) * gamma(3 / shapes))
+
+    def fit(x: np.ndarray) -> tuple[float, float, float]:
+        left, right = np.sqrt((x[x < 0] ** 2).mean()), np.sqrt((x[x > 0] ** 2).mean())
+        g = left / right
+        ratio = np.abs(x).mean() ** 2 / (x**2).mean() * (g**3 + 1) * (g + 1) / (g**2 + 1) ** 2
+        shape = shapes[np.argmin((ratios - ratio) ** 2)]
+        scale = np.sqrt(gamma(1 / shape) / gamma(3 / shape))
+        return shape, left * scale, right * scale
+
+    y = np.rint(16 + rgb.astype(float) @ np.array([65.481, 128.553, 24.966]) / 255)
+    rows, columns = len(y) // 96, y.shape[1] // 96
+    y = y[: rows * 96, : columns * 96]
+    features: list[list[float]] = [[] for _ in range(rows * columns)]
+    for side in (96, 48):
+        mu = convolve(y, window, mode="nearest")
+        sigma = np.sqrt(np.abs(convolve(y**2, window, mode="nearest") - mu**2))
+        normal = (y - mu) / (sigma + 1)
+        for index, found in enumerate(features):
+            top, left = index // columns * side, index % columns * side
+            block = normal[top : top + side, left : left + side]
+            shape, low, high = fit(block)
+            found += [shape, (low + high) / 2]
+            for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
+                shape, low, high = fit(block * np.roll(block, shift, axis=(0, 1)))
+                found += [shape, (high - low) * gamma(2 / shape) / gamma(1 / shape), low, high]
+        image = Image.fromarray(y.astype(np.float32)).resize((columns * 48, rows * 48), Image.Resampling.BICUBIC)
+        y = np.asarray(image, dtype=float)
+    table = np.array(features)
+    gap = mean - table.mean(0)
+    return float(np.sqrt(gap @ np.linalg.pinv((covariance + np.cov(table, rowvar=False)) / 2) @ gap))
+
+
+def test_niqe_agrees_with_its_formula(tmp_path: Path) -> None:
+    pytest.importorskip("scipy.ndimage")
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(36, 36))
+    line = np.exp(-(np.arange(-3, 4) ** 2) / (2 * (7 / 6) ** 2))
+    mean, covariance, window = rng.normal(size=36), root @ root.T, np.outer(line, line) / line.sum() ** 2
+    arrays = {"mu_pris_param": mean[None], "cov_pris_param": covariance, "gaussian_window": window}
+    np.savez(tmp_path / "niqe.npz", **arrays)
+    metric = picture_metric("niqe", weights={"niqe": tmp_path / "niqe.npz"})
+    coarse = Image.fromarray(noise(60, 90)).resize((300, 200), Image.Resampling.BICUBIC)
+    rgb = np.asarray(coarse)
+    assert metric(rgb, rgb) == pytest.approx(plain_niqe(rgb, mean, covariance, window), rel=1e-4)
+    assert metric(rgb, rgb) == metric(noise(200, 300), rgb)  # of the restored picture alone
+    assert math.isnan(metric(rgb[:190, :190], rgb[:190, :190]))
+    (tmp_path / "bad.npz").write_bytes(b"no model")
+    with pytest.raises(ModelError, match=r"bad\.npz: this is not NIQE's model"):
+        picture_metric("niqe", weights={"niqe": tmp_path / "bad.npz"})
+    with pytest.raises(ModelError, match=r"niqe_pris_params\.npz"):
+        picture_metric("niqe")
+
+
+MODELS = Path(__file__).parents[2] / "shared" / "models"
+
+
+@pytest.mark.skipif(not MODELS.is_dir(), reason="the networks' files are not beside the repository, in shared/models")
+def test_the_real_networks_agree_with_their_packages() -> None:
+    """On a photograph; the authors' own example pictures come with no package. Half precision files."""
+    lpips = pytest.importorskip("lpips")
+    pytest.importorskip("torchmetrics")
+    files = {"alexnet": MODELS / "alexnet_features.safetensors", "vgg16": MODELS / "vgg16_features.safetensors"}
+    image = Image.open(Path(__file__).parents[1] / "examples" / "coffee.jpg").convert("RGB").crop((100, 50, 420, 290))
+    a, b = np.asarray(image), np.asarray(image.resize((40, 30), Image.Resampling.BICUBIC).resize(image.size))
+    for name, trunk, network in (("lpips_alex", "alexnet", "alex"), ("lpips_vgg", "vgg16", "vgg")):
+        reference = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)
+        state = load_file(files[trunk])
+        own = {key: state["features." + key.split(".", 1)[1]].float() for key in reference.net.state_dict()}
+        reference.net.load_state_dict(own)
+        x, y = (torch.from_numpy(p.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1 for p in (a, b))
+        with torch.no_grad():
+            assert picture_metric(name, weights=files)(a, b) == pytest.approx(float(reference(x, y)), rel=1e-3)
+    vgg16 = {key: value.float() for key, value in load_file(files["vgg16"]).items()}
+    assert picture_metric("dists", weights=files)(a, b) == pytest.approx(plain_dists(a, b, vgg16), abs=1e-4)
+    published = load_file(MODELS / "dists_alpha_beta.safetensors")
+    shipped = torch.load(__import__("torchmetrics").functional.image.dists._PATH_WEIGHT_DISTS)
+    for key in ("alpha", "beta"):
+        torch.testing.assert_close(published[key].float().flatten(), shipped[key].flatten(), rtol=1e-3, atol=1e-4)
+    with np.load(MODELS / "niqe_pris_params.npz") as file:
+        model = [file[key] for key in ("mu_pris_param", "cov_pris_param", "gaussian_window")]
+    whole = np.asarray(Image.open(Path(__file__).parents[1] / "examples" / "coffee.jpg").convert("RGB"))
+    metric = picture_metric("niqe", weights={"niqe": MODELS / "niqe_pris_params.npz"})
+    assert metric(whole, whole) == pytest.approx(plain_niqe(whole, model[0][0], model[1], model[2]), rel=1e-3)
+    assert 2 < metric(whole, whole) < 6  # a photograph's
 
 
 def test_lpips_on_vgg(vgg16: Path) -> None:

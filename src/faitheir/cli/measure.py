@@ -31,8 +31,8 @@ _measure_options = stack(
         "--weights",
         metavar="NETWORK=PATH",
         multiple=True,
-        help="A local file of a metric's network (alexnet, vgg16, inception, musiq, squeezenet), which its library "
-        "would fetch otherwise. May be given several times.",
+        help="A local file of a metric's network (alexnet, vgg16, inception, niqe, musiq, squeezenet), which its "
+        "library would fetch otherwise. May be given several times.",
     ),
     click.option(
         "--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Patches measured at once."

@@ -31,7 +31,17 @@ FREE = ("thumbnail_bytes", "bytes", "bits_per_pixel", "seconds_down", "seconds_u
 #: The metrics that ``evaluate`` computes.
 COMPUTED = tuple(name for name in METRICS if name != "lpips")
 
-_LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "lpips", "torchmetrics", "torch-fidelity", "pyiqa")
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "lpips",
+    "torchmetrics",
+    "torch-fidelity",
+    "ssimulacra2",
+    "pyiqa",
+)
 
 
 def evaluate(

@@ -14,12 +14,22 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from faitheir.errors import EvaluationError, MissingDependencyError, ModelError
 from faitheir.evaluation.metrics import METRICS, psnr, ssim
+from faitheir.evaluation.niqe import load_niqe, niqe
 from faitheir.evaluation.protocols import Protocol, find_protocol
-from faitheir.features import feature_distance, load_feature_network, load_lpips, read_state
+from faitheir.evaluation.store import file_hash
+from faitheir.features import (
+    average_pooled,
+    feature_distance,
+    load_feature_network,
+    load_lpips,
+    read_state,
+    wasserstein_distortion,
+)
 from faitheir.images import UInt8Array
 from faitheir.models import weights_hash
 from faitheir.version import __version__
@@ -29,6 +39,9 @@ NETWORKS = {
     "lpips_alex": "alexnet",
     "lpips_vgg": "vgg16",
     "dists": "vgg16",
+    "dists_256": "vgg16",
+    "wasserstein": "vgg16",
+    "niqe": "niqe",
     "fid": "inception",
     "kid": "inception",
     "musiq": "musiq",
@@ -82,9 +95,24 @@ def picture_metric(
         net: Literal["alex", "vgg"] = "alex" if name == "lpips_alex" else "vgg"
         lpips = load_lpips(net, weights.get("alexnet" if net == "alex" else "vgg16"))
         return _of_network(name, f"lpips {version('lpips')}", lpips, lpips, device)
-    if name == "dists":
+    if name in ("dists", "dists_256"):
         dists = _load_dists(weights.get("vgg16"))
-        return _of_network(name, f"torchmetrics {version('torchmetrics')}", dists, dists, device)
+        metric = _of_network(name, f"torchmetrics {version('torchmetrics')}", dists, dists, device)
+        return metric if name == "dists" else _at_256(metric)
+    if name == "wasserstein":
+        vgg16 = average_pooled(load_feature_network("vgg16", weights.get("vgg16")))
+        distortion = partial(wasserstein_distortion, vgg16)
+        return _of_network(name, f"faitheir {__version__}", vgg16, distortion, device, 64)
+    if name == "ms_ssim":
+        return _ms_ssim(device)
+    if name == "ssimulacra2":
+        return _ssimulacra2()
+    if name == "niqe":
+        if "niqe" not in weights:
+            raise ModelError("NIQE needs a local file of its model, niqe_pris_params.npz as BasicSR publishes it.")
+        model, digest = load_niqe(weights["niqe"]), file_hash(Path(weights["niqe"]))[:16]
+        about = f"faitheir {__version__}, model {digest}"
+        return PictureMetric(name, about, lambda _, restored: niqe(restored, model))
     if name == "musiq":
         musiq = _load_musiq(weights.get("musiq"), device)
         return _of_network(name, f"pyiqa {version('pyiqa')}", musiq, lambda _, restored: musiq(restored), device)
@@ -142,18 +170,76 @@ def _fidelity(name: str, protocol: Protocol, scale: int | None) -> PictureMetric
 
 
 def _of_network(
-    name: str, library: str, network: nn.Module, distance: Callable[[Tensor, Tensor], Tensor], device: torch.device
+    name: str,
+    library: str,
+    network: nn.Module,
+    distance: Callable[[Tensor, Tensor], Tensor],
+    device: torch.device,
+    least: int = MIN_SIDE,
 ) -> PictureMetric:
     about = f"{library}, weights {network_hash(network)}"
     network.requires_grad_(False).eval().to(device)
+    return _of_tensors(name, about, distance, device, least)
+
+
+def _of_tensors(
+    name: str, about: str, distance: Callable[[Tensor, Tensor], Tensor], device: torch.device, least: int
+) -> PictureMetric:
+    """``distance``: of pictures (1, 3, H, W) in [0, 1]. ``least``: nan where a side is below this."""
 
     def measure(original: UInt8Array, restored: UInt8Array) -> float:
-        if min(original.shape[:2]) < MIN_SIDE:
+        if min(original.shape[:2]) < least:
             return float("nan")
         with exact():
             return float(distance(to_tensor(original, device), to_tensor(restored, device)))
 
     return PictureMetric(name, about, measure)
+
+
+def _at_256(metric: PictureMetric) -> PictureMetric:
+    """Of pictures whose shorter side was reduced to 256 pixels (bilinear), as DISTS' authors' script does."""
+
+    def reduced(rgb: UInt8Array) -> UInt8Array:
+        height, width = rgb.shape[:2]
+        if (short := min(height, width)) <= 256:
+            return rgb
+        size = 256 * width // short, 256 * height // short
+        return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
+
+    about = f"{metric.about}, shorter side 256"
+    return PictureMetric(metric.name, about, lambda a, b: metric.measure(reduced(a), reduced(b)))
+
+
+def _ms_ssim(device: torch.device) -> PictureMetric:
+    """Wang et al. 2003: five scales, so sides of at least 11 x 16 pixels."""
+    try:
+        from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
+    except ImportError:
+        raise MissingDependencyError("MS-SSIM needs torchmetrics: pip install 'faitheir[eval]'.") from None
+    about = f"torchmetrics {version('torchmetrics')}"
+    return _of_tensors("ms_ssim", about, lambda a, b: ms_ssim(b, a, data_range=1.0), device, 176)
+
+
+def _ssimulacra2() -> PictureMetric:
+    """Not below 256 x 256 pixels, where there are fewer than the six scales that its weights are for.
+
+    At the left and right ends of rows the package mirrors what libjxl's own program takes as black, which gives flat
+    pictures of 256 x 256 pixels 2 to 6 points more, and larger ones less.
+    """
+    try:
+        from ssimulacra2 import compute_ssimulacra2
+    except ImportError:
+        raise MissingDependencyError("SSIMULACRA2 needs ssimulacra2: pip install 'faitheir[eval]'.") from None
+
+    def measure(original: UInt8Array, restored: UInt8Array) -> float:
+        if min(original.shape[:2]) < 256:
+            return float("nan")
+        files = io.BytesIO(), io.BytesIO()
+        for file, rgb in zip(files, (original, restored), strict=True):
+            Image.fromarray(rgb).save(file, "bmp")
+        return float(compute_ssimulacra2(*files))
+
+    return PictureMetric("ssimulacra2", f"ssimulacra2 {version('ssimulacra2')}", measure)
 
 
 def _load_dists(weights: str | Path | None) -> nn.Module:
