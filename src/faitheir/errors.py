@@ -60,11 +60,17 @@ def reason(error: BaseException, memory_hint: str = "") -> str:
     text = one_line(error)
     if isinstance(error, FaithEIRError):
         return text
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+    if out_of_memory(error):
         return f"there is not enough memory{memory_hint}."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'} cannot be read or written ({error.strerror})."
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error, Python's or torch's, says that memory is short."""
+    text = one_line(error)
+    return isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text
 
 
 def disk_full(error: BaseException | None) -> bool:

@@ -1,7 +1,7 @@
 """What files are called: pictures by their suffixes, ours by a mark before it; and the pictures in folders."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from faitheir.errors import ImageError
@@ -9,6 +9,7 @@ from faitheir.images import is_picture_path
 
 #: What stands before the suffix in the names of files that we write.
 THUMBNAIL_MARK, RESTORED_MARK, SIDE_BY_SIDE_MARK = ".thumb", ".restored", ".roundtrip"
+THUMBNAIL_SUFFIXES = frozenset({".png", ".webp", ".avif", ".jpg"})
 _MARKS = (THUMBNAIL_MARK, RESTORED_MARK, SIDE_BY_SIDE_MARK)
 
 
@@ -24,15 +25,24 @@ def base_name(path: Path) -> str:
     return name[: -len(THUMBNAIL_MARK)] or name if name.lower().endswith(THUMBNAIL_MARK) else name
 
 
+def is_photograph(path: Path) -> bool:
+    """Whether a file's name does not look like an output of ours."""
+    return mark(path) is None
+
+
+def is_thumbnail(path: Path) -> bool:
+    """Whether a file is named like a thumbnail of ours."""
+    return mark(path) == THUMBNAIL_MARK and path.suffix.lower() in THUMBNAIL_SUFFIXES
+
+
 def select_photographs(pictures: Sequence[Path]) -> list[Path]:
     """Those that do not look like outputs of ours, by their names."""
-    return [path for path in pictures if mark(path) is None]
+    return [path for path in pictures if is_photograph(path)]
 
 
 def select_thumbnails(pictures: Sequence[Path]) -> list[Path]:
     """Those named like thumbnails of ours; where there are none, all that do not look like other outputs."""
-    marked = [path for path in pictures if mark(path) == THUMBNAIL_MARK and path.suffix.lower() in (".png", ".webp")]
-    return marked or select_photographs(pictures)
+    return [path for path in pictures if is_thumbnail(path)] or select_photographs(pictures)
 
 
 def select_restored(pictures: Sequence[Path]) -> list[Path]:
@@ -49,12 +59,17 @@ def picture_files(folder: Path, *, recursive: bool = True) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise ImageError(f"{error.filename} cannot be listed ({error.strerror}); check its permissions.")
 
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
+    return [path for _, paths in picture_folders(folder, recursive=recursive, onerror=refuse) for path in paths]
+
+
+def picture_folders(
+    folder: Path, *, recursive: bool, onerror: Callable[[OSError], object]
+) -> Iterator[tuple[Path, list[Path]]]:
+    """Like `picture_files`, folder by folder as they are found; ``onerror`` is called for one that cannot be listed."""
+    for parent, folders, names in os.walk(folder, onerror=onerror):
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
-        paths = (Path(parent) / name for name in sorted(names) if not name.startswith("."))
-        found.extend(path for path in paths if is_picture_path(path))
-    return found
+        paths = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+        yield Path(parent), [path for path in paths if is_picture_path(path)]
 
 
 def find_photographs(folder: str | Path) -> list[Path]:

@@ -1,19 +1,38 @@
-"""Batches of files: first a plan, in which every conflict is found before any work, then file after file.
+"""Batches of files: folder by folder a plan, in which conflicts are found before any work, then file after file.
 
-Nothing here knows models or imports torch.
+Nothing here knows models or imports torch. Several processes may work on one batch: each file is done by one of them.
 """
 
 import os
+import stat
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import chain, islice
 from pathlib import Path
+from queue import SimpleQueue
 
 from tqdm import tqdm
 
-from faitheir.errors import DeviceError, FaithEIRError, ImageError, MissingDependencyError, one_line, reason
-from faitheir.files import picture_files
+from faitheir.cli.messages import messages_about, printable
+from faitheir.errors import (
+    DeviceError,
+    FaithEIRError,
+    MissingDependencyError,
+    disk_full,
+    out_of_memory,
+    reason,
+    why,
+)
+from faitheir.files import picture_folders
+from faitheir.storage import claim, clear_temporaries
+
+#: Seconds between two looks at a file that another process works on.
+_WAIT = 0.2
 
 
 class PlanError(FaithEIRError):
@@ -28,78 +47,294 @@ class Input:
     folder: Path = Path()
 
 
+#: Size, inode and time of each output of a job, None for one that is missing, empty or no file.
+_State = tuple[tuple[int, int, int] | None, ...]
+
+
 @dataclass(frozen=True)
 class Job:
-    """A file to work on, and the files that come of it."""
+    """A file, or one frame of it, to work on, and the files that come of it, all in one folder."""
 
     source: Path
     outputs: tuple[Path, ...]
+    frame: int | None = None
+    before: _State = ()
+    """The outputs that were there and are to be replaced."""
 
-    @property
     def done(self) -> bool:
-        """Whether every output is there already: they are written whole, so nothing needs to be opened."""
-        return all(path.is_file() for path in self.outputs)
+        """Whether every output is there, and is none of those to be replaced. They are written whole: none is opened."""
+        before = self.before or (None,) * len(self.outputs)
+        return all(now is not None and now != then for now, then in zip(_state(self.outputs), before, strict=True))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs whose outputs conflict with those of no other group: of a folder, or of all that was named."""
+
+    jobs: Sequence[Job] = ()
+    skipped: int = 0
+    """How many more there are, whose outputs exist."""
+    folders: frozenset[Path] = frozenset()
+    """Where the outputs of all of these go."""
+    problem: PlanError | None = None
+    """Why nothing of it can be done."""
 
 
 @dataclass
 class Outcome:
-    """What became of a batch: how many files were done, and those that failed, with the reason."""
+    """What became of a batch: how many files were done, here and by other processes, and what failed for which reason."""
 
     done: int = 0
-    failures: list[tuple[Path, str]] = field(default_factory=list)
+    elsewhere: int = 0
+    skipped: int = 0
+    failures: list[tuple[Path | None, str]] = field(default_factory=list)
+    disk_full: bool = False
+    """Whether it ended early because of that."""
 
 
 def find_inputs(
-    paths: Iterable[Path], *, recursive: bool, select: Callable[[Sequence[Path]], list[Path]]
-) -> list[Input]:
-    """The files among ``paths``, whatever they are, and what ``select`` takes of the pictures in the folders.
+    paths: Sequence[Path],
+    *,
+    recursive: bool,
+    wanted: Callable[[Path], bool],
+    otherwise: Callable[[Path], bool] | None = None,
+) -> Iterator[list[Input] | PlanError]:
+    """The files among ``paths``, whatever they are, and what is ``wanted`` of the pictures in the folders.
 
-    Every file once. Raises PlanError for a folder in which there is nothing to take.
+    Of one folder the folders in it come one by one, as they are found, so that work begins before all are listed; of
+    several paths everything at once, every file once. Where nothing in a folder is wanted, what is wanted ``otherwise``.
+    Raises PlanError for a folder in which there is nothing to take; one inside that cannot be listed is yielded as such.
     """
-    found: dict[Path, Input] = {}
+    if len(paths) == 1 and paths[0].is_dir():
+        yield from _inputs_below(paths[0], recursive, wanted, otherwise)
+        return
+    found: dict[str, Input] = {}
+    identity = _identities()
     for path in paths:
-        if not path.is_dir():
-            found.setdefault(_identity(path), Input(path))
-            continue
-        selected = select(_pictures(path, recursive))
-        if not selected:
-            hint = "" if recursive else "; use --recursive to look into the folders in it"
-            raise PlanError(f"{path} has no pictures to work on{hint}.")
-        for picture in selected:
-            found.setdefault(_identity(picture), Input(picture, picture.parent.relative_to(path)))
-    return list(found.values())
+        for group in _inputs_below(path, recursive, wanted, otherwise) if path.is_dir() else [[Input(path)]]:
+            if isinstance(group, PlanError):
+                raise group
+            for item in group:
+                found.setdefault(identity(item.path), item)
+    yield list(found.values())
 
 
-def plan(inputs: Sequence[Input], names: Callable[[Path], Sequence[str]], output: Path | None = None) -> list[Job]:
-    """What is to be written: ``names`` gives the file names for an input, beside it or inside ``output``.
+def _inputs_below(
+    root: Path, recursive: bool, wanted: Callable[[Path], bool], otherwise: Callable[[Path], bool] | None
+) -> Iterator[list[Input] | PlanError]:
+    errors: list[OSError] = []
+    found = False
+    others: list[list[Input]] = []  # if nothing is wanted
 
-    Raises PlanError where two inputs would write one file, or an input would be written.
+    def inputs(folder: Path, pictures: Sequence[Path], suits: Callable[[Path], bool]) -> list[Input]:
+        place = folder.relative_to(root)
+        return [Input(path, place) for path in pictures if suits(path)]
+
+    for folder, pictures in picture_folders(root, recursive=recursive, onerror=errors.append):
+        group = inputs(folder, pictures, wanted)
+        if group:
+            found = True
+            yield group
+        elif otherwise is not None and not found:
+            others.append(inputs(folder, pictures, otherwise))
+    problems = [PlanError(f"{error.filename} cannot be listed ({why(error)}); check its permissions.") for error in errors]
+    if not found and not any(others):
+        hint = "" if recursive else "; use --recursive to look into the folders in it"
+        raise problems[0] if problems else PlanError(f"{root} has no pictures to work on{hint}.")
+    if not found:
+        yield from (group for group in others if group)
+    yield from problems
+
+
+def plan(
+    inputs: Iterator[list[Input] | PlanError],
+    names: Callable[[str], Sequence[str]],
+    *,
+    base: Callable[[Path], str] = lambda path: path.stem,
+    output: Path | None = None,
+    overwrite: bool = False,
+    frames: Callable[[Path], int] | None = None,
+) -> Iterator[Group]:
+    """What is to be written, group by group.
+
+    ``names`` gives the names of the files that come of an input from its ``base`` name; they go beside it, or inside
+    ``output``. What exists is skipped, unless ``overwrite``. ``frames``: how many a file has; each then becomes a job, and
+    the base names of several are numbered. A group is a problem as a whole where two inputs would write one file, an
+    input would be written, or a folder cannot be written to.
     """
-    sources = {_identity(item.path) for item in inputs}
-    writers: dict[Path, Path] = {}
+    identity = _identities()
+    for group in inputs:
+        if isinstance(group, PlanError):
+            yield Group(problem=group)
+            continue
+        try:
+            jobs = _jobs(group, names, base, output, frames)
+            _check_conflicts(jobs, {identity(item.path) for item in group}, identity)
+            if overwrite:
+                pending = [replace(job, before=_state(job.outputs)) for job in jobs]
+            else:
+                pending = [job for job in jobs if not job.done()]
+            folders = frozenset(item.path.parent if output is None else output / item.folder for item in group)
+            if pending:
+                _check_folders(folders)
+        except PlanError as error:
+            yield Group(problem=error)
+        else:
+            yield Group(pending, len(jobs) - len(pending), folders)
+
+
+def run(
+    groups: Iterator[Group],
+    prepare: Callable[[], Callable[[Job], str]],
+    *,
+    show_each: bool = False,
+) -> Outcome:
+    """Do the jobs one after another; a file that fails does not stop the rest, a full disk does.
+
+    ``prepare`` gives the work, once there is something to do. What that returns is printed for a single file, or with
+    ``show_each``. A bar with the time left is shown for several where stderr is a terminal. A file that another process
+    works on is left to it, and waited for at the end. Raises DeviceError and MissingDependencyError, which no file is free
+    of, and PlanError where the first group has a problem; that of a later one is its failure.
+    """
+    outcome = Outcome()
+    work: Callable[[Job], str] | None = None
+    busy: list[Job] = []
+    listed = _Ahead(groups)
+    coming = iter(listed)
+    first = list(islice(coming, 2))
+    single = len(first) == 1 and len(first[0].jobs) + first[0].skipped <= 1
+    with tqdm(unit="file", dynamic_ncols=True, miniters=1, disable=True if single else None) as bar:
+
+        def attempt(job: Job) -> bool:
+            """Whether it is over with, and not left to another process."""
+            assert work is not None
+            text = None
+            try:
+                job.outputs[0].parent.mkdir(parents=True, exist_ok=True)
+                with messages_about(job.source), claim(job.outputs[0]) as ours:
+                    if not ours:
+                        return False
+                    if job.done():
+                        outcome.elsewhere += 1
+                    else:
+                        text = work(job)
+                        outcome.done += 1
+            except (DeviceError, MissingDependencyError):
+                raise
+            except Exception as error:  # of any kind: it is this file's failure, and the rest goes on
+                outcome.failures.append((job.source, reason(error, "; a smaller --tile needs less")))
+                outcome.disk_full = disk_full(error)
+            if text is not None and (single or show_each):
+                tqdm.write(printable(text))
+                sys.stdout.flush()  # a log of a long batch shows each file as it is done
+            bar.total = listed.total
+            bar.update()
+            return True
+
+        for number, group in enumerate(chain(first, coming)):
+            if group.problem is not None:
+                if number == 0:
+                    raise group.problem
+                outcome.failures.append((None, str(group.problem)))
+                continue
+            outcome.skipped += group.skipped
+            for folder in group.folders:
+                clear_temporaries(folder)
+            if group.jobs and work is None:
+                work = prepare()
+            for job in group.jobs:
+                if not attempt(job):
+                    busy.append(job)
+                if outcome.disk_full:
+                    return outcome
+        while busy and not outcome.disk_full:
+            left = [job for job in busy if not attempt(job)]
+            if len(left) == len(busy):
+                time.sleep(_WAIT)
+            busy = left
+    return outcome
+
+
+@contextmanager
+def memory_for(width: int, height: int) -> Iterator[None]:
+    """Say for which picture memory is short; FaithEIRError then."""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise FaithEIRError(
+            f"not enough memory for {width} x {height} pixels; a smaller --tile needs less, and so does a smaller picture."
+        ) from error
+
+
+class _Ahead:
+    """The groups, found by a thread while the first are worked on, and how many jobs are in those that it found so far."""
+
+    def __init__(self, groups: Iterator[Group]) -> None:
+        self.total = 0
+        self._found: SimpleQueue[Group | BaseException | None] = SimpleQueue()
+        threading.Thread(target=self._list, args=(groups,), daemon=True).start()
+
+    def _list(self, groups: Iterator[Group]) -> None:
+        try:
+            for group in groups:
+                self.total += len(group.jobs)
+                self._found.put(group)
+            self._found.put(None)
+        except BaseException as error:
+            self._found.put(error)
+
+    def __iter__(self) -> Iterator[Group]:
+        while (item := self._found.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+
+def _jobs(
+    group: Sequence[Input],
+    names: Callable[[str], Sequence[str]],
+    base: Callable[[Path], str],
+    output: Path | None,
+    frames: Callable[[Path], int] | None,
+) -> list[Job]:
     jobs = []
-    for item in inputs:
+    for item in group:
         folder = item.path.parent if output is None else output / item.folder
-        job = Job(item.path, tuple(folder / name for name in names(item.path)))
-        for path in job.outputs:
-            other = writers.setdefault(_identity(path), item.path)
-            if other is not item.path:
-                raise PlanError(
-                    f"{other} and {item.path} would both be written to {path}; rename one of them, "
-                    "or do them one at a time into two folders with -o."
-                )
-            if _identity(path) in sources:
-                raise PlanError(
-                    f"{path} is an input, and the output of {item.path} would replace it; "
-                    "leave it out, or name another folder with -o."
-                )
-        jobs.append(job)
+        stem, count = base(item.path), 1
+        if frames is not None:
+            with suppress(FaithEIRError):  # the job will say what is wrong with the file
+                count = frames(item.path)
+        for frame in range(count):
+            number = f".{frame + 1:0{max(3, len(str(count)))}}" if count > 1 else ""
+            outputs = tuple(folder / name for name in names(stem + number))
+            jobs.append(Job(item.path, outputs, frame if count > 1 else None))
     return jobs
 
 
-def check_folders(jobs: Iterable[Job]) -> None:
+def _check_conflicts(jobs: Sequence[Job], sources: set[str], identity: Callable[[Path], str]) -> None:
+    """PlanError where two inputs would write one file, or an input would be written."""
+    writers: dict[str, Path] = {}
+    for job in jobs:
+        for path in job.outputs:
+            name = identity(path)
+            other = writers.setdefault(name, job.source)
+            if other is not job.source:
+                raise PlanError(
+                    f"{other} and {job.source} would both be written to {path}; rename one of them, "
+                    "or do them one at a time into two folders with -o."
+                )
+            if name in sources:
+                raise PlanError(
+                    f"{path} is an input, and the output of {job.source} would replace it; "
+                    "leave it out, or name another folder with -o."
+                )
+
+
+def _check_folders(folders: Iterable[Path]) -> None:
     """PlanError unless the outputs can be written where they are to go; creates nothing yet."""
-    for folder in sorted({path.parent for job in jobs for path in job.outputs}):
+    for folder in sorted(folders):
         existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
         if not existing.is_dir():
             raise PlanError(f"{folder} cannot be written to: {existing} is not a folder; choose another with -o.")
@@ -107,54 +342,24 @@ def check_folders(jobs: Iterable[Job]) -> None:
             raise PlanError(f"{folder} cannot be written to: permission is missing; choose another with -o.")
 
 
-def run(jobs: Sequence[Job], work: Callable[[Job], str | None]) -> Outcome:
-    """Do the jobs one after another; a file that fails does not stop the rest.
-
-    What ``work`` returns is printed; its warnings go to stderr. A bar with the time left is shown for several
-    files where stderr is a terminal. Raises DeviceError and MissingDependencyError, which no file is free of.
-    """
-    outcome = Outcome()
-    with tqdm(jobs, unit="file", dynamic_ncols=True, disable=None if len(jobs) > 1 else True) as bar:
-        for job in bar:
-            try:
-                with warnings.catch_warnings(record=True) as caught:
-                    warnings.simplefilter("always")
-                    text = work(job)
-                outcome.done += 1
-            except (DeviceError, MissingDependencyError):
-                raise
-            except Exception as error:  # of any kind: it is this file's failure, and the rest goes on
-                outcome.failures.append((job.source, reason(error, "; a smaller --tile needs less")))
-                text = None
-            for warning in caught:
-                # Those of other packages (Pillow's on odd files, torch's) tell a user nothing to act on.
-                if warning.category.__module__.startswith("faitheir"):
-                    message = about(job.source, one_line(warning.message))
-                    tqdm.write(printable(f"faitheir: warning: {message}"), file=sys.stderr)
-            if text is not None:
-                tqdm.write(printable(text))
-                sys.stdout.flush()  # a log of a long batch shows each file as it is done
-    return outcome
+def _state(paths: Sequence[Path]) -> _State:
+    return tuple(_file_state(path) for path in paths)
 
 
-def about(path: Path, text: str) -> str:
-    """The text, beginning with the file's name."""
-    return text if text.startswith(str(path)) else f"{path}: {text}"
-
-
-def printable(text: str) -> str:
-    """The text with what stdout cannot show escaped, such as undecodable bytes in a file's name."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _pictures(folder: Path, recursive: bool) -> list[Path]:
+def _file_state(path: Path) -> tuple[int, int, int] | None:
     try:
-        return picture_files(folder, recursive=recursive)
-    except ImageError as error:
-        raise PlanError(str(error)) from None
+        found = os.stat(path)  # noqa: PTH116 (a third of the time, and there may be a million)
+    except OSError:
+        return None
+    return (found.st_size, found.st_ino, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) and found.st_size else None
 
 
-def _identity(path: Path) -> Path:
-    """One spelling of a path. A link is not followed: it is replaced when written, not written through."""
-    return path.parent.resolve() / path.name
+def _identities() -> Callable[[Path], str]:
+    """One spelling of each path. A link is not followed: it is replaced when written, not written through."""
+    real = cache(os.path.realpath)
+
+    def identity(path: Path) -> str:
+        folder, name = os.path.split(path)
+        return os.path.join(real(folder), name)  # noqa: PTH118 (as above)
+
+    return identity

@@ -1,0 +1,129 @@
+"""What goes to stderr: one line for each thing that a user must know, and what other programs say only when asked."""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from faitheir.errors import one_line
+
+_LOG = logging.getLogger("faitheir")
+
+
+class Messages(logging.Handler):
+    """Shows what is logged under the name "faitheir" as lines on stderr, and counts what others log.
+
+    With ``verbose`` everything is shown. Python's warnings are logged too, under "faitheir" where they are ours.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.verbose = False
+        self._shown = self._held_back = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show or count a record."""
+        ours = record.name.split(".")[0] == "faitheir"
+        if ours or self.verbose:
+            name = "" if ours else f"{record.name}: "
+            level = record.levelname.lower()
+            tqdm.write(printable(f"faitheir: {level}: {name}{one_line(record.getMessage())}"), file=sys.stderr)
+            self._shown += 1
+        else:
+            self._held_back += 1
+
+    def be_verbose(self) -> None:
+        """Show everything from now on, and of ours what is logged as information, too."""
+        self.verbose = True
+        _LOG.setLevel(logging.DEBUG)
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Be the handler of this process's logging and warnings; what was held back is counted in one line at the end.
+
+        That line is left out where something else was shown: an error says enough.
+        """
+        self.verbose, self._shown, self._held_back = False, 0, 0
+        level = _LOG.level
+        root = logging.getLogger()
+        root.addHandler(self)
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _log_warning
+                yield
+        finally:
+            root.removeHandler(self)
+            _LOG.setLevel(level)
+            if self._held_back and not self._shown:
+                print("faitheir: other programs wrote messages; --verbose shows them.", file=sys.stderr)
+
+
+#: The one of this process.
+MESSAGES = Messages()
+
+
+def show_error(text: str) -> None:
+    """Say what failed, on one line."""
+    _LOG.error("%s", text)
+
+
+@contextlib.contextmanager
+def messages_about(path: Path) -> Iterator[None]:
+    """Begin warnings with a file's name, and take what libraries in C write to stderr for other programs' messages."""
+    written: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            with _diverted(written):
+                yield
+        finally:
+            for warning in caught:
+                _log_warning(about(path, str(warning.message)), warning.category)
+            for line in written:
+                logging.getLogger("stderr").warning("%s", about(path, line))
+
+
+def about(path: Path, text: str) -> str:
+    """The text, beginning with the file's name."""
+    return text if text.startswith(str(path)) else f"{path}: {text}"
+
+
+def printable(text: str) -> str:
+    """The text with what stdout cannot show escaped, such as undecodable bytes in a file's name."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _log_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """In place of ``warnings.showwarning``."""
+    (_LOG if category.__module__.startswith("faitheir") else logging.getLogger(category.__name__)).warning("%s", message)
+
+
+@contextlib.contextmanager
+def _diverted(lines: list[str]) -> Iterator[None]:
+    """Add to ``lines`` what is written to file descriptor 2 meanwhile."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
+    except OSError:
+        file = open(os.devnull, "w+b")  # noqa: PTH123, SIM115
+    with file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
