@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
@@ -429,7 +430,7 @@ def test_thumbnail_of_a_model_that_is_not_here(run: Callable[..., str], photo: P
     thumbnail = tmp_path / "a.thumb.png"
     text = refused("upscale", thumbnail)
     assert "'tiny-x16'" in text
-    assert "--model" in text
+    assert "give the folder or the Hub id" in text
     assert names(tmp_path) == {"a.png", "a.thumb.png"}
 
 
@@ -439,7 +440,7 @@ def test_metadata_does_not_choose_folders(
 ) -> None:
     monkeypatch.chdir(tiny_model.parent)  # where the folder tiny-x16 is
     ok("downscale", photo("a.png"), "--model", tiny_model)
-    assert "--model" in refused("upscale", tmp_path / "a.thumb.png")
+    assert "give the folder or the Hub id" in refused("upscale", tmp_path / "a.thumb.png")
 
 
 @pytest.mark.usefixtures("embedded")
@@ -465,14 +466,27 @@ def test_thumbnail_of_other_weights(tiny_model: Path, photo: Photo, tmp_path: Pa
 def test_warnings_of_other_packages_are_not_shown(
     tiny_model: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """They are one line of ours, and --verbose shows them; where something failed, that is said alone."""
     original = FaithEIRPipeline.downscale_picture
 
     def warn(*arguments: Any) -> Any:
         warnings.warn("Corrupt EXIF data", UserWarning, stacklevel=1)
+        os.write(2, b"TIFFReadDirectory: Warning, Unknown field.\n")
+        logging.getLogger("PIL.TiffImagePlugin").error("More samples per pixel than can be decoded: 5")
         return original(*arguments)
 
     monkeypatch.setattr(FaithEIRPipeline, "downscale_picture", warn)
-    assert call("downscale", photo("a.png"), "--model", tiny_model).stderr == ""
+    path = photo("a.png")
+    command = ("downscale", path, "--model", tiny_model, "--overwrite")
+    assert call(*command).stderr == "faitheir: other programs wrote messages; --verbose shows them.\n"
+    assert call("-v", *command).stderr == call(*command, "--verbose").stderr
+    shown = call("-v", *command).stderr
+    for text in ("Corrupt EXIF data", "Unknown field.", "More samples per pixel"):
+        assert shown.count(text) == 1
+    assert shown.count(str(path)) == 2
+    damaged = photo("damaged.png")
+    damaged.write_bytes(b"")
+    assert "zero bytes" in refused("downscale", path, damaged, "--model", tiny_model, "--overwrite")
 
 
 def test_thumbnail_whose_metadata_lies(run: Callable[..., str], photo: Photo, tmp_path: Path, tiny_model: Path) -> None:
@@ -799,5 +813,6 @@ def test_base_name() -> None:
 def test_links_are_names_of_their_own(tmp_path: Path, photo: Photo) -> None:
     photo("a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
-    found = jobs.find_inputs([tmp_path], recursive=False, select=files.select_photographs)
-    assert [item.path.name for item in found] == ["a.png", "b.png"]
+    (found,) = jobs.find_inputs([tmp_path], recursive=False, wanted=files.is_photograph)
+    assert not isinstance(found, jobs.PlanError)
+    assert [item.name for item in found] == ["a.png", "b.png"]

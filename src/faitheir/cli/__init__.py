@@ -3,7 +3,7 @@
 import click
 
 from faitheir.cli import info, measure, pictures, train
-from faitheir.cli.options import EPILOG, Commands
+from faitheir.cli.options import EPILOG, Commands, verbose_option
 
 
 @click.group(
@@ -12,6 +12,7 @@ from faitheir.cli.options import EPILOG, Commands
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+@verbose_option
 @click.version_option(package_name="faitheir", message="%(package)s %(version)s")
 @click.pass_context
 def main(context: click.Context) -> None:

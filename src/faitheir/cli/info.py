@@ -1,16 +1,17 @@
 """`faitheir info`: what models and thumbnails are, and what models cost."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from faitheir.cli.jobs import PlanError, about, find_inputs, printable
-from faitheir.cli.options import EPILOG, compute_options, recursive_option, show_error
+from faitheir.cli.jobs import PlanError, find_inputs
+from faitheir.cli.messages import about, messages_about, printable, show_error
+from faitheir.cli.options import EPILOG, compute_options, recursive_option
 from faitheir.errors import ModelError, reason
-from faitheir.files import select_thumbnails
+from faitheir.files import is_photograph, is_thumbnail
 from faitheir.thumbnail import Thumbnail
 
 if TYPE_CHECKING:
@@ -44,16 +45,20 @@ def info(targets: tuple[str, ...], recursive: bool, complexity: bool, size: str 
         raise PlanError("--size is for --complexity.")
     if not targets:
         click.echo(_list_models())
-    failed = False
-    for index, target in enumerate(targets):
-        try:
-            for part in _describe(target, recursive):
-                click.echo(printable(part))
-        except Exception as error:  # one target's failure does not stop the rest
-            show_error(about(Path(target), reason(error)))
-            failed = True
-        if index < len(targets) - 1:
-            click.echo()
+    failed, first = False, True
+    for target in targets:
+        for item in _items(target, recursive):
+            if not first:
+                click.echo()
+            first = False
+            try:
+                with messages_about(Path(item)):
+                    description = _describe(item)
+            except Exception as error:  # one item's failure does not stop the rest
+                show_error(about(Path(item), reason(error)))
+                failed = True
+            else:
+                click.echo(printable(description))
     if failed:
         click.get_current_context().exit(1)
 
@@ -105,7 +110,24 @@ def _list_models() -> str:
     return "\n".join(lines)
 
 
-def _describe(target: str, recursive: bool) -> Iterable[str]:
+def _items(target: str, recursive: bool) -> Iterator[str]:
+    """The target, or the thumbnails in it where it is a folder of such."""
+    from faitheir.models import CONFIG_FILE, embedded_models
+
+    path = Path(target)
+    if target in embedded_models() or not path.is_dir() or (path / CONFIG_FILE).exists():
+        yield target
+        return
+    try:
+        for group in find_inputs([path], recursive=recursive, wanted=is_thumbnail, otherwise=is_photograph):
+            if isinstance(group, PlanError):
+                raise group
+            yield from (str(item.path) for item in group)
+    except PlanError:
+        yield target
+
+
+def _describe(target: str) -> str:
     from faitheir.models import (
         CONFIG_FILE,
         KNOWN_CONFIGS,
@@ -120,23 +142,18 @@ def _describe(target: str, recursive: bool) -> Iterable[str]:
     )
 
     path = Path(target)
-    embedded = target in embedded_models()
-    if not embedded and path.is_file():
-        yield _describe_thumbnail(path)
-    elif not embedded and path.is_dir() and not (path / CONFIG_FILE).exists():
-        try:
-            found = find_inputs([path], recursive=recursive, select=select_thumbnails)
-        except PlanError:
-            raise ModelError(f"{path} has neither a model ({CONFIG_FILE}) nor pictures in it.") from None
-        yield "\n\n".join(_describe_thumbnail(item.path) for item in found)
-    elif not embedded and not path.is_dir() and target in KNOWN_CONFIGS:
-        yield _describe_model(KNOWN_CONFIGS[target], "known configuration, its weights are not in this package")
-    else:
-        folder = find_model(target)
-        config = read_config(folder)
-        state = read_weights(folder)
-        check_state(meta_model(config), state, str(folder / WEIGHTS_FILE))
-        yield _describe_model(config, str(folder), weights_hash(state))
+    if target not in embedded_models():
+        if path.is_dir() and not (path / CONFIG_FILE).exists():
+            raise ModelError(f"{path} has neither a model ({CONFIG_FILE}) nor pictures in it.")
+        if path.is_file():
+            return _describe_thumbnail(path)
+        if not path.is_dir() and target in KNOWN_CONFIGS:
+            return _describe_model(KNOWN_CONFIGS[target], "known configuration, its weights are not in this package")
+    folder = find_model(target)
+    config = read_config(folder)
+    state = read_weights(folder)
+    check_state(meta_model(config), state, str(folder / WEIGHTS_FILE))
+    return _describe_model(config, str(folder), weights_hash(state))
 
 
 def _describe_model(config: "ModelConfig", where: str, weights: str | None = None) -> str:

@@ -28,11 +28,13 @@ from faitheir.errors import (
     reason,
     why,
 )
-from faitheir.files import picture_folders
+from faitheir.files import picture_folders, stem
 from faitheir.storage import claim, clear_temporaries
 
 #: Seconds between two looks at a file that another process works on.
 _WAIT = 0.2
+#: Jobs that are made at a time: the first of a large folder begins soon.
+_PARTS = 256
 
 
 class PlanError(FaithEIRError):
@@ -41,10 +43,16 @@ class PlanError(FaithEIRError):
 
 @dataclass(frozen=True)
 class Input:
-    """A file to work on, and the folder its outputs get inside of the output folder."""
+    """A file to work on: its folder, its name, and the folder its outputs get inside of the output folder."""
 
-    path: Path
-    folder: Path = Path()
+    folder: Path
+    name: str
+    place: Path = Path()
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self.folder / self.name
 
 
 #: Size, inode and time of each output of a job, None for one that is missing, empty or no file.
@@ -62,32 +70,34 @@ class Job:
     """The outputs that were there and are to be replaced."""
 
     def done(self) -> bool:
-        """Whether every output is there, and is none of those to be replaced. They are written whole: none is opened."""
+        """Whether every output is there and new. They are written whole, so none is opened."""
         before = self.before or (None,) * len(self.outputs)
         return all(now is not None and now != then for now, then in zip(_state(self.outputs), before, strict=True))
 
 
 @dataclass(frozen=True)
 class Group:
-    """Jobs whose outputs conflict with those of no other group: of a folder, or of all that was named."""
+    """Jobs whose outputs are known to conflict with no others."""
 
     jobs: Sequence[Job] = ()
     skipped: int = 0
     """How many more there are, whose outputs exist."""
     folders: frozenset[Path] = frozenset()
-    """Where the outputs of all of these go."""
+    """Where outputs go, of these jobs and of later ones; each comes once."""
     problem: PlanError | None = None
     """Why nothing of it can be done."""
 
 
 @dataclass
 class Outcome:
-    """What became of a batch: how many files were done, here and by other processes, and what failed for which reason."""
+    """What became of a batch: how many files were done, here and by other processes, and what failed, and why."""
 
     done: int = 0
     elsewhere: int = 0
     skipped: int = 0
     failures: list[tuple[Path | None, str]] = field(default_factory=list)
+    single: bool = False
+    """Whether it was about one file."""
     disk_full: bool = False
     """Whether it ended early because of that."""
 
@@ -96,48 +106,44 @@ def find_inputs(
     paths: Sequence[Path],
     *,
     recursive: bool,
-    wanted: Callable[[Path], bool],
-    otherwise: Callable[[Path], bool] | None = None,
+    wanted: Callable[[str], bool],
+    otherwise: Callable[[str], bool] | None = None,
 ) -> Iterator[list[Input] | PlanError]:
-    """The files among ``paths``, whatever they are, and what is ``wanted`` of the pictures in the folders.
+    """The files among ``paths``, whatever they are, and in the folders the pictures whose names are ``wanted``.
 
-    Of one folder the folders in it come one by one, as they are found, so that work begins before all are listed; of
-    several paths everything at once, every file once. Where nothing in a folder is wanted, what is wanted ``otherwise``.
-    Raises PlanError for a folder in which there is nothing to take; one inside that cannot be listed is yielded as such.
+    Of one folder, the folders inside come one by one as they are found, so that work begins before all are listed; of
+    several paths everything comes at once, and every file once. ``otherwise`` chooses where no name is ``wanted``.
+    Raises PlanError for a folder in which there is nothing to take; for one inside that cannot be listed it is yielded.
     """
     if len(paths) == 1 and paths[0].is_dir():
         yield from _inputs_below(paths[0], recursive, wanted, otherwise)
         return
-    found: dict[str, Input] = {}
-    identity = _identities()
+    found: dict[tuple[str, str], Input] = {}
+    real = cache(os.path.realpath)
     for path in paths:
-        for group in _inputs_below(path, recursive, wanted, otherwise) if path.is_dir() else [[Input(path)]]:
+        alone = [[Input(path.parent, path.name)]]
+        for group in _inputs_below(path, recursive, wanted, otherwise) if path.is_dir() else alone:
             if isinstance(group, PlanError):
                 raise group
             for item in group:
-                found.setdefault(identity(item.path), item)
+                found.setdefault((real(item.folder), item.name), item)
     yield list(found.values())
 
 
 def _inputs_below(
-    root: Path, recursive: bool, wanted: Callable[[Path], bool], otherwise: Callable[[Path], bool] | None
+    root: Path, recursive: bool, wanted: Callable[[str], bool], otherwise: Callable[[str], bool] | None
 ) -> Iterator[list[Input] | PlanError]:
     errors: list[OSError] = []
     found = False
     others: list[list[Input]] = []  # if nothing is wanted
-
-    def inputs(folder: Path, pictures: Sequence[Path], suits: Callable[[Path], bool]) -> list[Input]:
+    for folder, names in picture_folders(root, recursive=recursive, onerror=errors.append):
         place = folder.relative_to(root)
-        return [Input(path, place) for path in pictures if suits(path)]
-
-    for folder, pictures in picture_folders(root, recursive=recursive, onerror=errors.append):
-        group = inputs(folder, pictures, wanted)
-        if group:
+        if group := [Input(folder, name, place) for name in names if wanted(name)]:
             found = True
             yield group
         elif otherwise is not None and not found:
-            others.append(inputs(folder, pictures, otherwise))
-    problems = [PlanError(f"{error.filename} cannot be listed ({why(error)}); check its permissions.") for error in errors]
+            others.append([Input(folder, name, place) for name in names if otherwise(name)])
+    problems = [PlanError(f"{e.filename} cannot be listed ({why(e)}); check its permissions.") for e in errors]
     if not found and not any(others):
         hint = "" if recursive else "; use --recursive to look into the folders in it"
         raise problems[0] if problems else PlanError(f"{root} has no pictures to work on{hint}.")
@@ -147,44 +153,45 @@ def _inputs_below(
 
 
 def plan(
-    inputs: Iterator[list[Input] | PlanError],
+    inputs: Iterable[list[Input] | PlanError],
     names: Callable[[str], Sequence[str]],
     *,
-    base: Callable[[Path], str] = lambda path: path.stem,
+    base: Callable[[str], str] = stem,
     output: Path | None = None,
     overwrite: bool = False,
     frames: Callable[[Path], int] | None = None,
 ) -> Iterator[Group]:
-    """What is to be written, group by group.
+    """What is to be written.
 
-    ``names`` gives the names of the files that come of an input from its ``base`` name; they go beside it, or inside
-    ``output``. What exists is skipped, unless ``overwrite``. ``frames``: how many a file has; each then becomes a job, and
-    the base names of several are numbered. A group is a problem as a whole where two inputs would write one file, an
-    input would be written, or a folder cannot be written to.
+    ``names`` gives the names of the files that come of an input from the ``base`` of its name; they go beside it, or
+    inside ``output``. What exists is skipped, unless ``overwrite``. ``frames``: how many a file has; each then becomes
+    a job, and the base names of several are numbered. A problem with a whole group of inputs is that two would write
+    one file, an input would be written, or a folder cannot be written to.
     """
-    identity = _identities()
     for group in inputs:
-        if isinstance(group, PlanError):
-            yield Group(problem=group)
-            continue
         try:
-            jobs = _jobs(group, names, base, output, frames)
-            _check_conflicts(jobs, {identity(item.path) for item in group}, identity)
-            if overwrite:
-                pending = [replace(job, before=_state(job.outputs)) for job in jobs]
-            else:
-                pending = [job for job in jobs if not job.done()]
-            folders = frozenset(item.path.parent if output is None else output / item.folder for item in group)
-            if pending:
-                _check_folders(folders)
+            if isinstance(group, PlanError):
+                raise group
+            parts = _parts(group, names, base, output, frames)
+            _check_conflicts(parts, group)
+            folders = {part.folder for part in parts}
+            checked = False
+            for start in range(0, len(parts), _PARTS):
+                jobs = [part.job() for part in parts[start : start + _PARTS]]
+                if overwrite:
+                    pending = [replace(job, before=_state(job.outputs)) for job in jobs]
+                else:
+                    pending = [job for job in jobs if not job.done()]
+                if pending and not checked:
+                    _check_folders(folders)
+                    checked = True
+                yield Group(pending, len(jobs) - len(pending), frozenset(folders) if start == 0 else frozenset())
         except PlanError as error:
             yield Group(problem=error)
-        else:
-            yield Group(pending, len(jobs) - len(pending), folders)
 
 
 def run(
-    groups: Iterator[Group],
+    groups: Iterable[Group],
     prepare: Callable[[], Callable[[Job], str]],
     *,
     show_each: bool = False,
@@ -193,8 +200,8 @@ def run(
 
     ``prepare`` gives the work, once there is something to do. What that returns is printed for a single file, or with
     ``show_each``. A bar with the time left is shown for several where stderr is a terminal. A file that another process
-    works on is left to it, and waited for at the end. Raises DeviceError and MissingDependencyError, which no file is free
-    of, and PlanError where the first group has a problem; that of a later one is its failure.
+    works on is left to it, and waited for at the end. Raises DeviceError and MissingDependencyError, which no file is
+    free of, and PlanError where the first group has a problem; that of a later one counts as a failure.
     """
     outcome = Outcome()
     work: Callable[[Job], str] | None = None
@@ -202,7 +209,7 @@ def run(
     listed = _Ahead(groups)
     coming = iter(listed)
     first = list(islice(coming, 2))
-    single = len(first) == 1 and len(first[0].jobs) + first[0].skipped <= 1
+    outcome.single = single = len(first) == 1 and len(first[0].jobs) + first[0].skipped <= 1
     with tqdm(unit="file", dynamic_ncols=True, miniters=1, disable=True if single else None) as bar:
 
         def attempt(job: Job) -> bool:
@@ -264,19 +271,19 @@ def memory_for(width: int, height: int) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         raise FaithEIRError(
-            f"not enough memory for {width} x {height} pixels; a smaller --tile needs less, and so does a smaller picture."
+            f"there is not enough memory for {width} x {height} pixels; a smaller --tile or picture needs less."
         ) from error
 
 
 class _Ahead:
-    """The groups, found by a thread while the first are worked on, and how many jobs are in those that it found so far."""
+    """The groups, found by a thread while the first are worked on, and how many jobs were found so far."""
 
-    def __init__(self, groups: Iterator[Group]) -> None:
+    def __init__(self, groups: Iterable[Group]) -> None:
         self.total = 0
         self._found: SimpleQueue[Group | BaseException | None] = SimpleQueue()
         threading.Thread(target=self._list, args=(groups,), daemon=True).start()
 
-    def _list(self, groups: Iterator[Group]) -> None:
+    def _list(self, groups: Iterable[Group]) -> None:
         try:
             for group in groups:
                 self.total += len(group.jobs)
@@ -292,42 +299,63 @@ class _Ahead:
             yield item
 
 
-def _jobs(
+@dataclass(frozen=True)
+class _Part:
+    """A job before its paths are made, which takes longer than all else that is done for it here."""
+
+    source: Input
+    folder: Path
+    names: Sequence[str]
+    frame: int | None
+
+    def job(self) -> Job:
+        return Job(self.source.path, tuple(self.folder / name for name in self.names), self.frame)
+
+
+def _parts(
     group: Sequence[Input],
     names: Callable[[str], Sequence[str]],
-    base: Callable[[Path], str],
+    base: Callable[[str], str],
     output: Path | None,
     frames: Callable[[Path], int] | None,
-) -> list[Job]:
-    jobs = []
+) -> list[_Part]:
+    folders: dict[Path, Path] = {}
+    parts = []
     for item in group:
-        folder = item.path.parent if output is None else output / item.folder
-        stem, count = base(item.path), 1
+        folder = item.folder
+        if output is not None:
+            folder = folders.get(item.place) or folders.setdefault(item.place, output / item.place)
+        name, count = base(item.name), 1
         if frames is not None:
             with suppress(FaithEIRError):  # the job will say what is wrong with the file
                 count = frames(item.path)
-        for frame in range(count):
-            number = f".{frame + 1:0{max(3, len(str(count)))}}" if count > 1 else ""
-            outputs = tuple(folder / name for name in names(stem + number))
-            jobs.append(Job(item.path, outputs, frame if count > 1 else None))
-    return jobs
+        if count == 1:
+            parts.append(_Part(item, folder, names(name), None))
+        for frame in range(count if count > 1 else 0):
+            parts.append(_Part(item, folder, names(f"{name}.{frame + 1:0{max(3, len(str(count)))}}"), frame))
+    return parts
 
 
-def _check_conflicts(jobs: Sequence[Job], sources: set[str], identity: Callable[[Path], str]) -> None:
-    """PlanError where two inputs would write one file, or an input would be written."""
-    writers: dict[str, Path] = {}
-    for job in jobs:
-        for path in job.outputs:
-            name = identity(path)
-            other = writers.setdefault(name, job.source)
-            if other is not job.source:
+def _check_conflicts(parts: Sequence[_Part], inputs: Sequence[Input]) -> None:
+    """PlanError where two inputs would write one file, or an input would be written.
+
+    A link is not followed, since it is replaced when it is written to; but folders are known by their real paths.
+    """
+    real = cache(os.path.realpath)
+    sources = {(real(item.folder), item.name) for item in inputs}
+    writers: dict[tuple[str, str], Input] = {}
+    for part in parts:
+        for name in part.names:
+            key = (real(part.folder), name)
+            other = writers.setdefault(key, part.source)
+            if other is not part.source:
                 raise PlanError(
-                    f"{other} and {job.source} would both be written to {path}; rename one of them, "
-                    "or do them one at a time into two folders with -o."
+                    f"{other.path} and {part.source.path} would both be written to {part.folder / name}; rename one of "
+                    "them, or do them one at a time into two folders with -o."
                 )
-            if name in sources:
+            if key in sources:
                 raise PlanError(
-                    f"{path} is an input, and the output of {job.source} would replace it; "
+                    f"{part.folder / name} is an input, and the output of {part.source.path} would replace it; "
                     "leave it out, or name another folder with -o."
                 )
 
@@ -352,14 +380,3 @@ def _file_state(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return (found.st_size, found.st_ino, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) and found.st_size else None
-
-
-def _identities() -> Callable[[Path], str]:
-    """One spelling of each path. A link is not followed: it is replaced when written, not written through."""
-    real = cache(os.path.realpath)
-
-    def identity(path: Path) -> str:
-        folder, name = os.path.split(path)
-        return os.path.join(real(folder), name)  # noqa: PTH118 (as above)
-
-    return identity

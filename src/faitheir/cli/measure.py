@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faitheir.cli.jobs import PlanError, printable
-from faitheir.cli.options import EPILOG, compute_options, fidelity_option, show_error, stack
-from faitheir.errors import one_line
+from faitheir.cli.jobs import PlanError
+from faitheir.cli.messages import printable, show_error, show_warning
+from faitheir.cli.options import EPILOG, compute_options, fidelity_option, stack
 from faitheir.images import write_picture
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _conclude(results: "Sequence[SystemResult]", files: Sequence[Path], problems
     for path in files:
         click.echo(printable(f"written: {path}"))
     for problem in problems:
-        click.echo(printable(f"faitheir: warning: {one_line(problem)}"), err=True)
+        show_warning(problem)
     failed = [(result.system, picture) for result in results for picture in result.pictures if picture.error]
     for system, picture in failed:
         show_error(f"{system}, {picture.picture}: {picture.error}")

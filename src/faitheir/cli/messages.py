@@ -74,6 +74,11 @@ def show_error(text: str) -> None:
     _LOG.error("%s", text)
 
 
+def show_warning(text: str) -> None:
+    """Say what a user should know, on one line."""
+    _LOG.warning("%s", text)
+
+
 @contextlib.contextmanager
 def messages_about(path: Path) -> Iterator[None]:
     """Begin warnings with a file's name, and take what libraries in C write to stderr for other programs' messages."""
@@ -103,7 +108,8 @@ def printable(text: str) -> str:
 
 def _log_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """In place of ``warnings.showwarning``."""
-    (_LOG if category.__module__.startswith("faitheir") else logging.getLogger(category.__name__)).warning("%s", message)
+    ours = category.__module__.startswith("faitheir")
+    logging.getLogger("faitheir" if ours else category.__name__).warning("%s", message)
 
 
 @contextlib.contextmanager

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from faitheir.cli.jobs import PlanError, printable
-from faitheir.errors import TrainingStopped, one_line, reason
+from faitheir.cli.jobs import PlanError
+from faitheir.cli.messages import MESSAGES, printable, show_error
+from faitheir.errors import TrainingStopped, reason
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,27 +23,43 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
-        try:
-            status = super().main(*args, **kwargs)
-        except click.Abort:
-            click.echo("faitheir: interrupted.", err=True)
-            status = 130
-        except (click.ClickException, PlanError) as error:
-            show_error(error.format_message() if isinstance(error, click.ClickException) else str(error))
-            status = 2
-        except TrainingStopped as error:
-            click.echo(printable(f"faitheir: {error}"), err=True)
-            status = error.status
-        except Exception as error:
-            if os.environ.get("FAITHEIR_TRACEBACK"):  # for those who look for a fault in FaithEIR itself
-                raise
-            show_error(reason(error))
-            status = 1
+        with MESSAGES.attached():
+            try:
+                status = super().main(*args, **kwargs)
+            except click.Abort:
+                click.echo("faitheir: interrupted.", err=True)
+                status = 130
+            except (click.ClickException, PlanError) as error:
+                show_error(error.format_message() if isinstance(error, click.ClickException) else str(error))
+                status = 2
+            except TrainingStopped as error:
+                click.echo(printable(f"faitheir: {error}"), err=True)
+                status = error.status
+            except Exception as error:
+                if os.environ.get("FAITHEIR_TRACEBACK"):  # for those who look for a fault in FaithEIR itself
+                    raise
+                show_error(reason(error))
+                status = 1
         sys.exit(status if isinstance(status, int) else 0)
 
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command, which takes --verbose as the group does."""
+        super().add_command(verbose_option(cmd), name)
 
-def show_error(text: str) -> None:
-    click.echo(printable(f"faitheir: error: {one_line(text)}"), err=True)
+
+def _be_verbose(_: click.Context, __: click.Parameter, value: bool) -> None:
+    if value:
+        MESSAGES.be_verbose()
+
+
+verbose_option = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    callback=_be_verbose,
+    help="Show what is logged, and the messages of other programs and libraries.",
+)
 
 
 def stack(*options: Callable[[F], F]) -> Callable[[F], F]:

@@ -1,30 +1,30 @@
 """`faitheir downscale`, `upscale` and `roundtrip`: batches of pictures through a model."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from faitheir.cli.jobs import Job, Outcome, PlanError, about, check_folders, find_inputs, plan, run
-from faitheir.cli.options import EPILOG, batch_options, fidelity_option, model_options, show_error, stack
-from faitheir.errors import ModelError, ThumbnailError
+from faitheir.cli.jobs import Group, Job, PlanError, find_inputs, memory_for, plan, run
+from faitheir.cli.messages import about, show_error
+from faitheir.cli.options import EPILOG, batch_options, fidelity_option, model_options, stack
+from faitheir.errors import ThumbnailError
 from faitheir.files import (
     RESTORED_MARK,
     SIDE_BY_SIDE_MARK,
     THUMBNAIL_MARK,
     base_name,
-    select_photographs,
-    select_thumbnails,
+    is_photograph,
+    is_thumbnail,
 )
 from faitheir.images import Picture, read_picture, write_picture
-from faitheir.thumbnail import Thumbnail, ThumbnailInfo
+from faitheir.thumbnail import Thumbnail
 
 if TYPE_CHECKING:
     from faitheir.evaluation.roundtrip import Figures
-    from faitheir.pipeline import FaithEIRPipeline
+    from faitheir.pipeline import Pipelines
 
 
 _restored_options = stack(
@@ -44,83 +44,39 @@ _restored_options = stack(
 )
 
 
-@dataclass
-class _Models:
-    """The pipelines that the options ask for, each opened once."""
+def _pipelines(scale: str | None, model: str | None, **options: Any) -> "Pipelines":
+    """The pipelines that `model_options` ask for; PlanError where --scale and --model disagree."""
+    from faitheir.devices import keep_freed_memory
+    from faitheir.models import DEFAULT_MODEL, find_model, read_config
+    from faitheir.pipeline import Pipelines
 
-    scale: str | None
-    model: str | None
-    device: str
-    dtype: str
-    tile: int | None
-    base: Path | None
-    fidelity: float = 0.0
-    _opened: dict[str, "FaithEIRPipeline"] = field(default_factory=dict)
-
-    def chosen(self) -> "FaithEIRPipeline":
-        """The one that --model or --scale names, or the default."""
-        from faitheir.models import DEFAULT_MODEL, find_model, read_config
-
-        if self.scale is None or self.model is None:
-            return self._open(self.model or (f"nano-x{self.scale}" if self.scale else DEFAULT_MODEL))
-        scale = read_config(find_model(self.model)).codec.scale
-        if scale != int(self.scale):
-            raise PlanError(f"the model '{self.model}' is for scale {scale}, not --scale {self.scale}; leave one out.")
-        return self._open(self.model)
-
-    def for_thumbnail(self, info: ThumbnailInfo | None) -> "FaithEIRPipeline":
-        """The one that --model names, or else the thumbnail, or else `chosen`."""
-        from faitheir.models import embedded_models
-
-        if info is None or self.model is not None:
-            return self.chosen()
-        if self.scale not in (None, str(info.scale)):
-            raise ThumbnailError(f"the thumbnail was made at scale {info.scale}; leave --scale {self.scale} out.")
-        # Only these: a file's metadata must not choose what is read from this disk or from the network.
-        if info.model not in embedded_models():
-            raise ModelError(
-                f"the thumbnail was made by the model '{info.model}', which is not in this package; "
-                "give that model's folder or Hub id with --model."
-            )
-        return self._open(info.model)
-
-    def _open(self, source: str) -> "FaithEIRPipeline":
-        from faitheir.devices import keep_freed_memory
-        from faitheir.pipeline import FaithEIRPipeline
-
-        if source not in self._opened:
-            keep_freed_memory()
-            self._opened[source] = FaithEIRPipeline.from_pretrained(
-                source,
-                base=self.base,
-                device=self.device,
-                dtype=self.dtype,
-                tile=self.tile,
-                fidelity=self.fidelity,
-            )
-        return self._opened[source]
+    if scale is not None and model is not None and (of := read_config(find_model(model)).codec.scale) != int(scale):
+        raise PlanError(f"the model '{model}' is for scale {of}, not --scale {scale}; leave one out.")
+    keep_freed_memory()
+    return Pipelines(model, default=f"nano-x{scale}" if scale else DEFAULT_MODEL, **options)
 
 
 def _batch(
-    jobs: Sequence[Job],
-    overwrite: bool,
-    prepare: Callable[[], Callable[[Job], str | None]],
+    groups: Iterable[Group],
+    prepare: Callable[[], Callable[[Job], str]],
     conclude: Callable[[], str | None] = lambda: None,
+    *,
+    show_each: bool = False,
 ) -> None:
-    """Do the jobs whose outputs are not there, with the work that ``prepare`` gives; failures come last."""
-    pending = [job for job in jobs if overwrite or not job.done]
-    check_folders(pending)
-    outcome = run(pending, prepare()) if pending else Outcome()  # no model is loaded for nothing
+    """Do the jobs with the work that ``prepare`` gives, and say what became of them; failures come last."""
+    outcome = run(groups, prepare, show_each=show_each)
     if (conclusion := conclude()) is not None:
         click.echo(conclusion)
-    skipped = len(jobs) - len(pending)
-    counts = [f"{outcome.done} done"] if pending else []
+    tried = outcome.done or outcome.failures or outcome.elsewhere
+    counts = [f"{outcome.done} done"] if tried else []
+    counts += [f"{outcome.elsewhere} done by another process"] if outcome.elsewhere else []
     counts += [f"{len(outcome.failures)} failed"] if outcome.failures else []
-    counts += [f"{skipped} skipped, exist already; --overwrite to redo"] if skipped else []
-    if len(jobs) > 1 or skipped:
+    counts += ["the rest not begun"] if outcome.disk_full else []
+    counts += [f"{outcome.skipped} skipped, exist already; --overwrite to redo"] if outcome.skipped else []
+    if not outcome.single or outcome.skipped or outcome.elsewhere:
         click.echo(", ".join(counts))
     for path, text in outcome.failures:
-        show_error(about(path, text))
+        show_error(text if path is None else about(path, text))
     if outcome.failures:
         click.get_current_context().exit(1)
 
@@ -150,24 +106,23 @@ def downscale(
     `faitheir upscale` needs. In folders, files named like outputs (NAME.thumb.png, NAME.restored.png,
     NAME.roundtrip.png) and hidden ones are passed over.
     """
-    found = find_inputs(inputs, recursive=recursive, select=select_photographs)
-    jobs = plan(found, lambda path: [f"{path.stem}{THUMBNAIL_MARK}.{suffix}"], output)
+    found = find_inputs(inputs, recursive=recursive, wanted=is_photograph)
+    groups = plan(found, lambda base: [f"{base}{THUMBNAIL_MARK}.{suffix}"], output=output, overwrite=overwrite)
 
-    def prepare() -> Callable[[Job], str | None]:
-        pipeline = _Models(**options).chosen()
+    def prepare() -> Callable[[Job], str]:
+        pipeline = _pipelines(**options).for_thumbnail()
 
-        def work(job: Job) -> str | None:
+        def work(job: Job) -> str:
+            (target,) = job.outputs
             picture = read_picture(job.source)
-            thumbnail = pipeline.downscale_picture(picture)
-            target = job.outputs[0]
-            target.parent.mkdir(parents=True, exist_ok=True)
+            with memory_for(picture.width, picture.height):
+                thumbnail = pipeline.downscale_picture(picture)
             thumbnail.save(target)
-            sizes = f"{_size(picture)} -> {_size(thumbnail.picture)}, {target.stat().st_size:,} bytes"
-            return f"{target}  {sizes}" if len(jobs) == 1 else None
+            return f"{target}  {_size(picture)} -> {_size(thumbnail.picture)}, {target.stat().st_size:,} bytes"
 
         return work
 
-    _batch(jobs, overwrite, prepare)
+    _batch(groups, prepare)
 
 
 @click.command(epilog=EPILOG)
@@ -193,26 +148,35 @@ def upscale(
     was stripped from the file, the size is that of the thumbnail times the scale.
     """
     _check_quality(suffix, quality)
-    found = find_inputs(inputs, recursive=recursive, select=select_thumbnails)
-    jobs = plan(found, lambda path: [f"{base_name(path)}{RESTORED_MARK}.{suffix}"], output)
+    found = find_inputs(inputs, recursive=recursive, wanted=is_thumbnail, otherwise=is_photograph)
+    groups = plan(
+        found,
+        lambda base: [f"{base}{RESTORED_MARK}.{suffix}"],
+        base=base_name,
+        output=output,
+        overwrite=overwrite,
+    )
 
-    def prepare() -> Callable[[Job], str | None]:
-        models = _Models(**options)
-        if models.model is not None:
-            models.chosen()  # what is wrong with it is no file's fault
+    def prepare() -> Callable[[Job], str]:
+        pipelines = _pipelines(**options)
+        if pipelines.model is not None:
+            pipelines.for_thumbnail()  # what is wrong with it is no file's fault
 
-        def work(job: Job) -> str | None:
+        def work(job: Job) -> str:
+            (target,) = job.outputs
             thumbnail = Thumbnail.open(job.source)
-            picture = models.for_thumbnail(thumbnail.info).upscale_thumbnail(thumbnail)
-            target = job.outputs[0]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_picture(target, picture, quality=quality)
-            sizes = f"{_size(thumbnail.picture)} -> {_size(picture)}, {target.stat().st_size:,} bytes"
-            return f"{target}  {sizes}" if len(jobs) == 1 else None
+            scale, info = options["scale"], thumbnail.info
+            if info is not None and pipelines.model is None and scale not in (None, str(info.scale)):
+                raise ThumbnailError(f"the thumbnail was made at scale {info.scale}; leave --scale {scale} out.")
+            pipeline = pipelines.for_thumbnail(thumbnail)
+            with memory_for(thumbnail.picture.width * pipeline.scale, thumbnail.picture.height * pipeline.scale):
+                picture = pipeline.upscale_thumbnail(thumbnail)
+                write_picture(target, picture, quality=quality)
+            return f"{target}  {_size(thumbnail.picture)} -> {_size(picture)}, {target.stat().st_size:,} bytes"
 
         return work
 
-    _batch(jobs, overwrite, prepare)
+    _batch(groups, prepare)
 
 
 def _figure_lines(figures: "Figures") -> list[str]:
@@ -247,23 +211,23 @@ def roundtrip(
     folders, files named like these and hidden ones are passed over.
     """
     _check_quality(suffix, quality)
-    found = find_inputs(inputs, recursive=recursive, select=select_photographs)
+    found = find_inputs(inputs, recursive=recursive, wanted=is_photograph)
     endings = (f"{THUMBNAIL_MARK}.png", f"{RESTORED_MARK}.{suffix}", f"{SIDE_BY_SIDE_MARK}.png")
-    jobs = plan(found, lambda path: [f"{path.stem}{ending}" for ending in endings], output)
+    groups = plan(found, lambda base: [base + ending for ending in endings], output=output, overwrite=overwrite)
     measured: list[Figures] = []
 
-    def prepare() -> Callable[[Job], str | None]:
+    def prepare() -> Callable[[Job], str]:
         from faitheir.evaluation.roundtrip import round_trip
 
-        pipeline = _Models(**options).chosen()
+        pipeline = _pipelines(**options).for_thumbnail()
 
         def work(job: Job) -> str:
             picture = read_picture(job.source)
             thumbnail_path, restored_path, sheet_path = job.outputs
-            thumbnail_path.parent.mkdir(parents=True, exist_ok=True)
-            figures, thumbnail, restored = round_trip(
-                pipeline, picture, (thumbnail_path, restored_path, sheet_path), quality=quality
-            )
+            with memory_for(picture.width, picture.height):
+                figures, thumbnail, restored = round_trip(
+                    pipeline, picture, (thumbnail_path, restored_path, sheet_path), quality=quality
+                )
             measured.append(figures)
             rows = (
                 ("original", picture, job.source),
@@ -282,7 +246,7 @@ def roundtrip(
             return None
         return "\n".join([f"mean of {len(measured)} files", *_figure_lines(Figures.mean(measured))])
 
-    _batch(jobs, overwrite, prepare, conclude)
+    _batch(groups, prepare, conclude, show_each=True)
 
 
 def _check_quality(suffix: str, quality: int | None) -> None:

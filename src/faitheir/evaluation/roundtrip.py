@@ -1,7 +1,6 @@
 """One photograph through its thumbnail file and back, measured on the files on disk."""
 
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +13,7 @@ from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.evaluation.results import means
 from faitheir.images import Picture, bicubic_thumbnail, read_picture, resize_bicubic, write_picture
 from faitheir.pipeline import FaithEIRPipeline
+from faitheir.storage import temporary_folder
 from faitheir.thumbnail import Thumbnail
 
 #: Sides of a side-by-side picture are at most this many pixels.
@@ -53,8 +53,8 @@ def round_trip(
     """
     folder = outputs[0].parent
     # They are made in a hidden folder and moved into place once they are whole.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".faitheir-") as temporary:
-        written = [Path(temporary) / path.name for path in outputs]
+    with temporary_folder(folder) as temporary:
+        written = [temporary / path.name for path in outputs]
         thumbnail, restored, down, up = through_file(pipeline, photograph, written[0], written[1], quality=quality)
         write_picture(written[2], side_by_side(photograph, thumbnail.picture, restored, pipeline.scale))
         reference = bicubic_thumbnail(photograph.rgb, pipeline.scale)
