@@ -1,5 +1,6 @@
 """README.md, CONTRIBUTING.md and docs/: what they tell people to type is right, and what can run here runs."""
 
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -213,3 +214,16 @@ def test_pages_use_the_terms_of_the_field(page: Path) -> None:
         "made up",
     )
     assert [word for word in wrong if word in text] == []
+
+
+def test_the_page_of_the_command_line_has_every_command() -> None:
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "_hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    page = hooks.on_page_markdown(f"before\n\n{hooks.MARK}\n")
+    assert page.startswith("before\n\n## faitheir\n")
+    assert {f"## faitheir {name}" for name in main.commands} <= set(page.splitlines())
+    assert "Usage: faitheir data pack [OPTIONS] SOURCE" in page
+    assert hooks.on_page_markdown("another page") == "another page"
