@@ -15,9 +15,9 @@ from recipes import Recipe, write_photos, write_squeezenet
 from tiny import model_config
 
 # The same examples in every run, so that a change is judged by what it changed; new ones with
-# `pytest --hypothesis-profile=explore`.
-settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("explore", derandomize=False)
+# `pytest --hypothesis-profile=explore`. No deadline: on a busy machine an example may take any time.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", derandomize=False, deadline=None)
 settings.load_profile("repeatable")
 
 
