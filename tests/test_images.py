@@ -419,7 +419,7 @@ def in_a_process(path: Path, limit: int = 0) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux")
 class TestMemory:
-    """Of 12 megapixels here; benchmarks/decoding.py measures 100."""
+    """Of 12 megapixels here; `benchmarks/files.py memory` measures 100."""
 
     WIDTH, HEIGHT = 4000, 3000
 

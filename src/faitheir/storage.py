@@ -42,8 +42,8 @@ def open_file(path: PathLike) -> BinaryIO:
 def write_atomic(path: PathLike, data: bytes) -> None:
     """Write a file whole or not at all, and have it on the disk before returning.
 
-    A temporary file in the same folder is written, flushed and renamed, and the folder is flushed. StorageError if the
-    folder is missing or the file cannot be written.
+    A temporary file in the same folder is written, flushed, measured and renamed, and the folder is flushed.
+    StorageError if the folder is missing or the file cannot be written.
     """
     path = Path(path)
     try:
@@ -57,6 +57,8 @@ def write_atomic(path: PathLike, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+                if os.fstat(file.fileno()).st_size != len(data):  # some network disks lose what is written in silence
+                    raise OSError(errno.EIO, "the disk holds less than was written")
                 if os.name != "nt":  # Windows renames no open file; elsewhere it stays locked until it is in place
                     temporary.replace(path)
             if os.name == "nt":

@@ -1,0 +1,110 @@
+"""What reading and writing files costs: the peak of memory of decoding 100 megapixels, and the time of fsync.
+
+    python benchmarks/files.py memory [FOLDER]
+    python benchmarks/files.py fsync [FOLDER]
+
+Prints a table in Markdown. The pictures are made here, in FOLDER (by default a temporary one); Linux only.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from faitheir.images import Picture, encode_picture
+from faitheir.storage import write_atomic
+
+WIDTH, HEIGHT = 12_500, 8_000
+
+DECODE = """
+import json, sys, time
+from faitheir.images import read_picture
+
+def mark(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+
+before, start = mark("VmRSS"), time.perf_counter()
+picture = read_picture(sys.argv[1])
+seconds, pixels = time.perf_counter() - start, picture.width * picture.height
+size = picture.rgb.nbytes + (0 if picture.alpha is None else picture.alpha.nbytes)
+print(json.dumps({"picture": size / pixels, "over": (mark("VmHWM") - before - size) / pixels, "seconds": seconds}))
+"""
+
+
+def kinds(folder: Path) -> dict[str, Path]:
+    """Pictures of every kind, 12,500 x 8,000 and smooth."""
+    levels = np.arange(WIDTH, dtype=np.uint16)[None] * 4 + np.arange(HEIGHT, dtype=np.uint16)[:, None]
+    grey = Image.fromarray((levels >> 8).astype(np.uint8))
+    rgb = Image.merge("RGB", [grey] * 3)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    made = {}
+
+    def save(name: str, image: Image.Image, suffix: str, **options: object) -> None:
+        made[name] = folder / f"{name.replace(' ', '_')}.{suffix}"
+        if not made[name].exists():
+            image.save(made[name], **options)
+
+    save("RGB JPEG", rgb, "jpg")
+    save("progressive JPEG", rgb, "jpg", progressive=True)
+    save("turned JPEG", rgb, "jpg", exif=turned)
+    save("CMYK JPEG", Image.merge("CMYK", [grey] * 4), "jpg")
+    save("RGBA PNG", Image.merge("RGBA", [grey] * 4), "png", compress_level=1)
+    save("RGBA PNG turned", Image.merge("RGBA", [grey] * 4), "png", compress_level=1, exif=turned)
+    save("16-bit PNG", Image.fromarray(levels), "png", compress_level=1)
+    save("palette PNG", grey.convert("P"), "png", compress_level=1, transparency=3)
+    save("RGB PNG with profile", rgb, "png", compress_level=1, icc_profile=swapped_profile())
+    save("RGB TIFF turned", rgb, "tiff", exif=turned)
+    save("float TIFF", Image.fromarray(levels.astype(np.float32) / 65535), "tiff")
+    save("WebP", rgb, "webp", quality=50, method=0)
+    return made
+
+
+def swapped_profile() -> bytes:
+    """A profile that is not sRGB: sRGB's, with red and green changed over."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return data.replace(b"rXYZ", b"tmp.", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"tmp.", b"gXYZ", 1)
+
+
+def memory(folder: Path) -> None:
+    """One process per picture."""
+    print("| 100 megapixels | picture, bytes/pixel | peak above it, bytes/pixel | seconds |\n|---|---|---|---|")
+    for name, path in kinds(folder).items():
+        run = subprocess.run([sys.executable, "-c", DECODE, path], capture_output=True, text=True, check=True)
+        values = json.loads(run.stdout)
+        print(f"| {name} | {values['picture']:.0f} | {values['over']:.1f} | {values['seconds']:.1f} |", flush=True)
+
+
+def fsync(folder: Path, count: int = 300) -> None:
+    """Thumbnails of 256 x 192 pixels written with and without fsync, turn about."""
+    rng = np.random.default_rng(0)
+    data = encode_picture(Picture(rng.integers(0, 256, (192, 256, 3), dtype=np.uint8)), "png")
+    times: dict[str, list[float]] = {"with fsync": [], "without": []}
+    real = os.fsync
+    for index in range(count):
+        for name, function in (("with fsync", real), ("without", lambda _: None)):
+            os.fsync = function  # type: ignore[assignment]
+            start = time.perf_counter()
+            write_atomic(folder / f"{index}.png", data)
+            times[name].append(time.perf_counter() - start)
+    os.fsync = real
+    print(f"| {len(data)} bytes | median, ms | 99th percentile, ms | files per second |\n|---|---|---|---|")
+    for name, seconds in times.items():
+        median, high = np.percentile(seconds, (50, 99)) * 1000
+        print(f"| {name} | {median:.2f} | {high:.2f} | {count / sum(seconds):.0f} |")
+
+
+if __name__ == "__main__":
+    what = {"memory": memory, "fsync": fsync}[sys.argv[1]]
+    if len(sys.argv) > 2:
+        what(Path(sys.argv[2]))
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            what(Path(temporary))
