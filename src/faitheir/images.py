@@ -305,21 +305,23 @@ def encode_picture(picture: Picture, format: str, *, quality: int | None = None,
     lowest = 0 if writer in ("WEBP", "AVIF") else 1
     if quality is not None and not lowest <= quality <= 100:
         raise ImageError(f"quality must be from {lowest} to 100, not {quality}.")
-    image = picture.to_pil()
-    image.info = {}
-    if picture.alpha is not None and writer in ("JPEG", "BMP"):
-        image = Image.new("RGB", image.size, "white")
-        image.paste(Image.fromarray(picture.rgb), mask=Image.fromarray(picture.alpha))
     settings = _writer_settings(picture, writer, quality) | options
     if writer == "PNG" and picture.icc_profile is not None:
         settings.setdefault("pnginfo", PngImagePlugin.PngInfo()).add(b"sRGB", b"\x01")  # one byte, not a profile
     buffer = io.BytesIO()
+    size = f"{picture.width} x {picture.height}"
     try:
+        image = picture.to_pil()
+        image.info = {}
+        if picture.alpha is not None and writer in ("JPEG", "BMP"):
+            image = Image.new("RGB", image.size, "white")
+            image.paste(Image.fromarray(picture.rgb), mask=Image.fromarray(picture.alpha))
         image.save(buffer, writer, **settings)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ImageError(
-            f"a picture of {picture.width} x {picture.height} cannot be written as {writer} ({why(error)}); use PNG."
-        ) from error
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or _short_of_memory(picture.width, picture.height):
+            text = f"not enough memory to write a picture of {size} pixels; close other programs."
+            raise ImageError(text) from error
+        raise ImageError(f"a picture of {size} cannot be written as {writer} ({why(error)}); use PNG.") from error
     return buffer.getvalue()
 
 

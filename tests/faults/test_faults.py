@@ -1,6 +1,10 @@
 """Whatever fails while files are written: nothing is half-written, no temporary is left, the next run completes."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -37,11 +41,11 @@ class Case:
     dense: int = 1000
 
 
-def thumbnail_case() -> Case:
+def thumbnail_case(height: int = 4, width: int = 5) -> Case:
     old, new = (
         Thumbnail(
-            Picture(RNG.integers(0, 256, (4, 5, 3), dtype=np.uint8)),
-            ThumbnailInfo(16, 80, 64, "tiny", "0123456789abcdef"),
+            Picture(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)),
+            ThumbnailInfo(16, 16 * width, 16 * height, "tiny", "0123456789abcdef"),
         )
         for _ in range(2)
     )
@@ -104,7 +108,7 @@ def evaluation_case(model: Path, photographs: Path) -> Case:
     def act(folder: Path) -> None:
         (result,) = compare(photographs, [partial(ModelSystem, str(model))], folder, setting=setting)
         if any(picture.error for picture in result.pictures):
-            raise FaithEIRError("some pictures failed")
+            raise FaithEIRError("; ".join(str(picture.error) for picture in result.pictures))
 
     def check(folder: Path, whole: bool) -> None:
         for path in folder.rglob("*.png"):
@@ -164,3 +168,18 @@ def test_the_nth_operation_fails(case: Case, operation: str, for_ever: bool, tmp
         refusals += refused
     assert failures > 0
     assert refusals > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux alone")
+@pytest.mark.parametrize("name", ["thumbnail", "batch", "evaluation"])
+def test_short_of_memory(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    """With ever more of it until it is enough: a sentence each time, and files as for any other fault."""
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(here), str(here.parent)])}
+    environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, str(here / "starve.py"), name, str(tiny_model), str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout.splitlines()[-1])
+    assert told["texts"]
+    assert all("memory" in text for text in told["texts"]), told["texts"]
