@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from faitheir.comparison.tables import (
     Table,
+    differences,
     pictures_csv,
     shown,
     summary_csv,
+    tables_of,
     tabulate,
     to_html,
     to_latex,
@@ -24,6 +26,7 @@ from faitheir.comparison.tables import (
 from faitheir.errors import EvaluationError
 from faitheir.evaluation.metrics import METRICS
 from faitheir.evaluation.results import PictureResult, SystemResult
+from faitheir.evaluation.statistics import interval
 
 RANKED = [name for name, metric in METRICS.items() if metric.direction]
 
@@ -307,3 +310,45 @@ def test_all_tables_are_written(tmp_path: Path) -> None:
     assert [path.name for path in paths] == ["results.md", "results.tex", "results.csv", "pictures.csv"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
     assert "| a | 1.00 |" in paths[0].read_text(encoding="utf-8")
+
+
+# ----- how far means can be trusted
+
+
+def measured(name: str, kind: str, psnr: list[float]) -> SystemResult:
+    pictures = tuple(PictureResult(f"p{i}", 9, 9, {"psnr": value}) for i, value in enumerate(psnr))
+    return SystemResult(name, kind, "paper", 16, pictures, {"psnr": sum(psnr) / len(psnr)})  # type: ignore[arg-type]
+
+
+def test_intervals_stand_behind_means_in_every_format() -> None:
+    result = measured("a", "model", [20.0, 21.0, 22.0, 25.0])
+    table = tabulate([result, system("b", psnr=21)])
+    low, high = interval((20.0, 21.0, 22.0, 25.0)) or (0, 0)
+    assert 20 < low < 22 < high < 25
+    brackets = f"[{low:.2f}, {high:.2f}]"
+    assert f"| a | **22.00** <sub>{brackets.replace('[', chr(92) + '[').replace(']', chr(92) + ']')}</sub> |" in (
+        to_markdown(table)
+    )
+    assert rf"a & \textbf{{22.00}} {{\scriptsize {brackets}}} \\" in to_latex(table)
+    assert f'</strong> <small class="interval">{brackets}</small></td>' in to_html(table)
+    assert table.blocks[0][0].endswith("95 % bootstrap intervals in brackets")
+    assert table.blocks[0][1][1][1].interval == ""  # of a mean alone nothing is known
+    (row,) = csv.DictReader(io.StringIO(summary_csv([result])))
+    assert (float(row["psnr_low"]), float(row["psnr_high"])) == (low, high)
+
+
+def test_differences_from_the_first_model() -> None:
+    ours = measured("ours", "model", [20.0, 21.0, 22.0, 23.0, 24.0, 25.0])
+    better = measured("better", "codec", [21.5, 22.0, 23.5, 24.0, 25.5, 26.0])
+    other = measured("other", "resampling", [20.5, 20.5, 22.5, 22.5, 24.5, 24.5])
+    table = differences([other, ours, better, system("p", "published", psnr=99)])
+    assert table is not None
+    ((title, rows),) = table.blocks
+    assert title.endswith("minus ours")
+    assert [row[0].text for row in rows] == ["other", "better"]
+    assert [row[1].text for row in rows] == ["0.00", "+1.25"]
+    assert rows[0][1].interval.endswith("p = 1.000")
+    assert re.fullmatch(r"\[1\.\d\d, 1\.\d\d\], p = 0\.0[34]\d", rows[1][1].interval)  # 2 of 64 signs
+    assert differences([other, better]) is None  # without a model
+    assert differences([ours, system("b", psnr=3)]) is None
+    assert "Differences, picture by picture" in "\n".join(map(to_markdown, tables_of([ours, better])))

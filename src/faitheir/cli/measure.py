@@ -293,7 +293,7 @@ def compare(
     from faitheir.comparison.compare import compare as run_comparison
     from faitheir.comparison.compare import write_comparison
     from faitheir.comparison.methods import parse_methods
-    from faitheir.comparison.tables import tabulate, to_markdown
+    from faitheir.comparison.tables import tables_of, to_markdown
     from faitheir.errors import EvaluationError
     from faitheir.evaluation.results import file_stem
 
@@ -321,7 +321,7 @@ def compare(
     tables = ablation_tables(runs, results) if runs else {}
     files = [output / f"{file_stem(result.system)}.json" for result in results] + files + write_ablation(output, tables)
     for number, shown in (tables or {0: [*results, *rows]}).items():
-        click.echo(printable(to_markdown(tabulate(shown, ABLATION_METRICS.get(number), title))))
+        click.echo(printable("\n".join(map(to_markdown, tables_of(shown, ABLATION_METRICS.get(number), title)))))
     _conclude(results, files, problems)
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from faitheir.comparison.plots import inline_svg
 from faitheir.comparison.sheets import busiest
-from faitheir.comparison.tables import metric, metrics_of, shown, tabulate, to_html
+from faitheir.comparison.tables import metric, metrics_of, shown, tables_of, to_html
 from faitheir.errors import EvaluationError, ImageError, MissingDependencyError, StorageError
 from faitheir.evaluation.results import PictureResult, SystemResult
 from faitheir.images import Picture, UInt8Array, encode_picture, read_picture, resize_bicubic
@@ -73,7 +73,7 @@ def write_report(
         style=_page("report.css"),
         script=script,
         script_hash=f"sha256-{digest}",
-        table=to_html(tabulate(results, metrics)),
+        table="\n".join(to_html(t, f"note{i or ''}") for i, t in enumerate(tables_of(results, metrics))),
         plots=_plots(results, metrics),
         pictures=_browser(measured, order, kept, left),
         about=_about(results),

@@ -11,13 +11,20 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from faitheir.errors import EvaluationError
 from faitheir.evaluation.metrics import METRICS, Metric
 from faitheir.evaluation.results import SystemResult
+from faitheir.evaluation.statistics import Difference, interval, paired
 from faitheir.storage import write_atomic
+
+_DIFFERENCES = (
+    "Means over the pictures that both have, with 95 % bootstrap intervals; p from flipping the signs of the "
+    "differences at random (two-sided)."
+)
 
 #: Metrics of cost: only these compare codecs that were held to a quality.
 COSTS = ("bytes", "bits_per_pixel")
@@ -26,13 +33,14 @@ COSTS = ("bytes", "bits_per_pixel")
 class Cell(NamedTuple):
     """``text``: as printed. ``mark``: of a value its rank, of a heading the better direction.
 
-    ``notes``: numbers of footnotes, from 1; with ``caution`` they warn.
+    ``notes``: numbers of footnotes, from 1; with ``caution`` they warn. ``interval``: printed small behind the text.
     """
 
     text: str
     mark: Literal["best", "second", "higher", "lower"] | None = None
     notes: tuple[int, ...] = ()
     caution: bool = False
+    interval: str = ""
 
 
 Row = tuple[Cell, ...]
@@ -144,9 +152,11 @@ def tabulate(results: Sequence[SystemResult], metrics: Sequence[str] | None = No
                 elif result.kind == "published" or not common[name]:
                     why.append(_why_missing(result, name))
                 mark = marks[name].get(text) if _takes_part(result) else None
-                cells.append(Cell(text, mark, notes(why), caution))
+                cells.append(Cell(text, mark, notes(why), caution, _interval(result, name)))
             written.append((Cell(result.system, None, notes(_row_notes(result))), *cells))
-        blocks.append((group.title(rows), tuple(written)))
+        spread = any(cell.interval for row in written for cell in row)
+        title = group.title(rows) + (", 95 % bootstrap intervals in brackets" if spread else "")
+        blocks.append((title, tuple(written)))
     return Table(tuple(head), tuple(blocks), tuple(footnotes), caption)
 
 
@@ -158,18 +168,54 @@ class _Format:
     marks: Mapping[str, str]
     notes: str
     caution: str
+    interval: str
     number: Callable[[int], object] = str
 
     def __call__(self, cell: Cell) -> str:
         text = self.marks.get(cell.mark or "", "%s") % self.escape(cell.text)
         numbers = (self.caution if cell.caution else "") + ",".join(str(self.number(note)) for note in cell.notes)
+        text += self.interval % self.escape(cell.interval) if cell.interval else ""
         return text + (self.notes % numbers if cell.notes else "")
+
+
+def differences(results: Sequence[SystemResult], metrics: Sequence[str] | None = None) -> Table | None:
+    """Each block's systems against its first model, picture by picture; None where there is nothing to compare.
+
+    Cells: the mean of the system's value minus the model's, its interval, and the p-value of `paired`.
+    """
+    names = [name for name in metrics_of(results, metrics) if metric(name).of == "picture"]
+    blocks = []
+    for group, rows in _groups([result for result in results if result.kind != "published"]).items():
+        model = next((row for row in rows if row.kind == "model"), None)
+        written = []
+        for row in rows:
+            pairs = [paired(_values(row, name), _values(model, name)) for name in names] if model else []
+            if row is not model and any(pairs):
+                cells = [_difference(pair, name) for pair, name in zip(pairs, names, strict=True)]
+                written.append((Cell(row.system), *cells))
+        if model and written:
+            blocks.append((f"{group.title(rows)}, minus {model.system}", tuple(written)))
+    head = (Cell("System", None, (1,)), *(Cell(metric(name).label, metric(name).direction) for name in names))
+    return Table(head, tuple(blocks), (_DIFFERENCES,), "Differences, picture by picture") if blocks else None
+
+
+def _difference(pair: Difference | None, name: str) -> Cell:
+    if pair is None:
+        return Cell("–")  # noqa: RUF001
+    text = shown(pair.mean, name)
+    p = "p < 0.001" if pair.p < 0.001 else f"p = {pair.p:.3f}"
+    return Cell(f"{'+' if pair.mean > 0 else ''}{text}", interval=f"{_bracketed(pair.interval, name)}, {p}")
+
+
+def tables_of(results: Sequence[SystemResult], metrics: Sequence[str] | None = None, caption: str = "") -> list[Table]:
+    """The table of all results, and that of differences if there are any."""
+    return [table for table in (tabulate(results, metrics, caption), differences(results, metrics)) if table]
 
 
 def to_markdown(table: Table) -> str:
     """As GitHub's Markdown: best in bold, second best underlined."""
     marks = {"best": "**%s**", "second": "<u>%s</u>", "higher": "%s ↑", "lower": "%s ↓"}
-    cell = _Format(_markdown, marks, "<sup>%s</sup>", "⚠")
+    cell = _Format(_markdown, marks, "<sup>%s</sup>", "⚠", " <sub>%s</sub>")
     lines = [_markdown(table.caption), ""] if table.caption else []
 
     def line(cells: Iterable[str]) -> str:
@@ -188,7 +234,7 @@ def to_latex(table: Table) -> str:
     r"""As LaTeX: a table for the booktabs package, best in ``\textbf``, second best in ``\underline``."""
     marks = {"best": r"\textbf{%s}", "second": r"\underline{%s}"}
     marks |= {"higher": r"%s $\uparrow$", "lower": r"%s $\downarrow$"}
-    cell = _Format(_latex, marks, r"\textsuperscript{%s}", "!")
+    cell = _Format(_latex, marks, r"\textsuperscript{%s}", "!", r" {\scriptsize %s}")
 
     def line(row: Row) -> str:
         return " & ".join(map(cell, row)) + r" \\"
@@ -216,7 +262,8 @@ def to_html(table: Table, prefix: str = "note") -> str:
         "lower": '%s <span role="img" aria-label="lower is better">↓</span>',
     }
     caution = '<span role="img" aria-label="caution">⚠</span>'
-    cell = _Format(html.escape, marks, "<sup>%s</sup>", caution, lambda n: f'<a href="#{prefix}-{n}">{n}</a>')
+    small = ' <small class="interval">%s</small>'
+    cell = _Format(html.escape, marks, "<sup>%s</sup>", caution, small, lambda n: f'<a href="#{prefix}-{n}">{n}</a>')
     lines = ["<table>", *([f"<caption>{html.escape(table.caption)}</caption>"] if table.caption else [])]
     head = "".join(f'<th scope="col">{cell(heading)}</th>' for heading in table.head)
     lines.append(f"<thead><tr>{head}</tr></thead>")
@@ -242,6 +289,7 @@ def summary_csv(results: Sequence[SystemResult], metrics: Sequence[str] | None =
             **{"system": r.system, "kind": r.kind, "protocol": r.protocol, "dataset": r.about.get("dataset")},
             **{"scale": r.scale, "pictures": len(r.pictures), "failed": sum(p.error is not None for p in r.pictures)},
             **{name: r.summary.get(name) for name in names},
+            **dict(zip((f"{n}_{end}" for n in names for end in ("low", "high")), _ends(r, names), strict=True)),
             "missing": "; ".join(f"{name}: {text}" for name, text in r.missing.items()),
             "warnings": "; ".join(f"{name}: {text}" for name, text in r.warnings.items()),
             "note": r.note,
@@ -273,10 +321,10 @@ def write_tables(
 
     Each is written whole or not at all. Raises StorageError where one cannot be written.
     """
-    table = tabulate(results, metrics, caption)
+    tables = tables_of(results, metrics, caption)
     texts = {
-        "results.md": to_markdown(table),
-        "results.tex": to_latex(table),
+        "results.md": "\n".join(map(to_markdown, tables)),
+        "results.tex": "\n".join(map(to_latex, tables)),
         "results.csv": summary_csv(results, metrics),
         "pictures.csv": pictures_csv(results, metrics),
     }
@@ -284,6 +332,22 @@ def write_tables(
     for path, text in zip(paths, texts.values(), strict=True):
         write_atomic(path, text.encode())
     return paths
+
+
+def _values(result: SystemResult, name: str) -> dict[str, float]:
+    return {picture.picture: picture.values[name] for picture in result.pictures if name in picture.values}
+
+
+def _ends(result: SystemResult, names: Sequence[str]) -> Iterable[float | None]:
+    return chain.from_iterable(interval(tuple(_values(result, name).values())) or (None, None) for name in names)
+
+
+def _interval(result: SystemResult, name: str) -> str:
+    return _bracketed(interval(tuple(_values(result, name).values())), name)
+
+
+def _bracketed(ends: tuple[float, float] | None, name: str) -> str:
+    return "" if ends is None else f"[{shown(ends[0], name)}, {shown(ends[1], name)}]"
 
 
 def _has(result: SystemResult, name: str) -> bool:
