@@ -12,7 +12,7 @@ ROOT = Path(faitheir.__file__).parent
 #: A part of the package may import of itself and of the layers before its own, and of nothing else.
 LAYERS = [
     {"errors", "version"},
-    {"config", "storage", "devices"},
+    {"config", "storage", "devices", "hub"},
     {"images", "nn", "features", "tiling"},
     {"backbones", "thumbnail", "files"},
     {"models", "untrusted"},

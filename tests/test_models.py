@@ -11,11 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from faitheir import FaithEIRPipeline
 from faitheir.config import to_dict
 from faitheir.errors import ConfigError, FaithEIRError, ModelError
 from faitheir.models import (
@@ -424,6 +427,58 @@ def test_no_network_where_the_hub_is_asked(tmp_path: Path) -> None:
     assert result.stdout.count("\n") == 1
     assert "'faitheir-tests/not-there' is no folder here" in result.stdout
     assert "check the network" in result.stdout
+
+
+def test_the_hub_is_asked_as_the_caller_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def download(repository: str, **options: Any) -> str:
+        asked.append({"repository": repository} | options)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    options: dict[str, Any] = {"revision": "v1", "cache_dir": "there", "local_files_only": True, "token": False}
+    pipeline = FaithEIRPipeline.from_pretrained("owner/name", **options)
+    assert pipeline.name == CONFIG.name
+    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+    assert asked == [{"repository": "owner/name", "allow_patterns": files, "ignore_patterns": []} | options]
+    FaithEIRPipeline.from_pretrained("owner/name")
+    assert [asked[-1][name] for name in options] == [None, None, False, None]
+    FaithEIRPipeline.from_pretrained(folder, **options)
+    assert len(asked) == 2, "nothing is asked for what is here"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ("RevisionNotFoundError", "'owner/name' on the Hugging Face Hub has no revision 'v9'"),
+        ("RepositoryNotFoundError", "neither a folder here nor a model on the Hugging Face Hub that you may read"),
+        ("GatedRepoError", "that you may read"),
+        ("LocalEntryNotFoundError", "the Hugging Face Hub cannot be reached: check the network"),
+    ],
+)
+def test_what_the_hub_says_is_one_sentence(error: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import errors
+
+    def refuse(*_: Any, **__: Any) -> str:
+        kind = getattr(errors, error)
+        if issubclass(kind, errors.HfHubHTTPError):
+            raise kind("no\nsuch thing", response=MagicMock())
+        raise kind("no\nsuch thing")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(ModelError, match=says) as caught:
+        find_model("owner/name", revision="v9")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_download_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_off(*_: Any, **__: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", break_off)
+    with pytest.raises(ModelError, match=r"could not be fetched .* \(No space left on device\): check the network"):
+        find_model("owner/name")
 
 
 # ----- counting

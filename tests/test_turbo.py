@@ -1,6 +1,7 @@
 """The turbo backbone on tiny but real diffusers components, and its full size on the meta device."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -23,11 +24,12 @@ from faitheir.nn.embedder import Condition
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 
 from faitheir import FaithEIRPipeline
 from faitheir.backbones.turbo import TurboBackbone, TurboConfig
-from faitheir.models import ModelConfig, build_model, save_model
+from faitheir.hub import HubOptions
+from faitheir.models import ModelConfig, build_model, read_config, save_model, stored_hash
 from faitheir.training.config import DataConfig, LossConfig, OptimizerConfig, TrainConfig
 from faitheir.training.loop import train
 
@@ -74,6 +76,21 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     AutoencoderKL(**VAE).save_pretrained(folder / "vae")
     UNet2DConditionModel(**UNET).save_pretrained(folder / "unet")
+    EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(
+        folder / "scheduler"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other_base(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base of the same shapes with one value of one weight changed."""
+    folder = tmp_path_factory.mktemp("other") / "base"
+    shutil.copytree(base, folder)
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    state["decoder.conv_in.bias"][3] += 0.01
+    save_file(state, path, metadata={"format": "pt"})
     return folder
 
 
@@ -305,11 +322,146 @@ def test_no_such_folder(tmp_path: Path) -> None:
 def test_hub_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    for local_files_only in (False, True):
-        with pytest.raises(ModelError, match="cannot be reached: run `hf download") as caught:
+    for local_files_only, where in (
+        (False, "the Hugging Face Hub cannot be reached"),
+        (True, "not in the Hub's cache"),
+    ):
+        with pytest.raises(ModelError, match=f"{where}: run `hf download") as caught:
             TurboBackbone.from_base(TurboConfig(), local_files_only=local_files_only)
         assert "--base" in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_the_base_is_pinned_and_asked_for_as_the_caller_says(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def download(repository: str, **options: Any) -> str:
+        asked.append({"repository": repository} | options)
+        return str(base)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    hub: HubOptions = {"cache_dir": "there", "local_files_only": True, "token": "secret"}
+    build_model(model_config(), pretrained=True, **hub)
+    TurboBackbone.from_base(tiny(base="somebody/sd"))
+    TurboBackbone.from_base(tiny(base="somebody/sd", revision="abc"))
+    TurboBackbone.from_base(tiny(), "somebody/sd")
+    assert [(a["repository"], a["revision"]) for a in asked] == [
+        ("stabilityai/sd-turbo", "b261bac6fd2cf515557d5d0707481eafa0485ec2"),
+        ("somebody/sd", None),
+        ("somebody/sd", "abc"),
+        ("somebody/sd", None),
+    ]
+    assert {name: asked[0][name] for name in hub} == hub
+    assert "scheduler/scheduler_config.json" in asked[0]["allow_patterns"]
+    assert not any(".bin" in pattern for pattern in asked[0]["allow_patterns"])
+
+
+def test_weights_are_named_with_the_base_they_are_over(base: Path, other_base: Path, tmp_path: Path) -> None:
+    config = model_config()
+    model, over_other = (build_model(config, pretrained=True, base=folder) for folder in (base, other_base))
+    over_other.load_state_dict({k: v for k, v in model.state_dict().items() if "vae.decoder" not in k}, strict=False)
+    a, b = FaithEIRPipeline(model, config), FaithEIRPipeline(over_other, config)
+    assert a.weights != b.weights
+    photo = np.zeros((16, 16, 3), np.uint8)
+    assert [p.downscale(photo).info.weights for p in (a, b)] == [a.weights, b.weights]  # type: ignore[union-attr]
+
+    a.save_pretrained(tmp_path / "a")
+    saved = read_config(tmp_path / "a")
+    assert isinstance(saved.backbone, TurboConfig)
+    assert re.fullmatch("[0-9a-f]{16}", saved.backbone.base_hash or "")
+    assert saved == config, "a recipe without the hash is that of the model with it"
+    assert stored_hash(tmp_path / "a") == a.weights
+    assert FaithEIRPipeline.from_pretrained(tmp_path / "a", base=base).weights == a.weights
+    with pytest.raises(
+        ModelError, match=rf"has the weights .*, and the model was made on the weights {saved.backbone.base_hash}"
+    ):
+        FaithEIRPipeline.from_pretrained(tmp_path / "a", base=other_base)
+
+
+def test_the_bases_hash_is_over_what_diffusers_loads_however_it_is_stored(base: Path, tmp_path: Path) -> None:
+    expected = TurboBackbone.from_base(tiny(), base).base_hash
+    vae, unet = AutoencoderKL.from_pretrained(base / "vae"), UNet2DConditionModel.from_pretrained(base / "unet")
+    vae.save_pretrained(tmp_path / "vae")
+    unet.save_pretrained(tmp_path / "unet", max_shard_size="20KB")
+    assert len(list((tmp_path / "unet").glob("*.safetensors"))) > 1
+    vae.half().save_pretrained(tmp_path / "vae", variant="fp16")
+    assert TurboBackbone.from_base(tiny(), tmp_path).base_hash == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"prediction_type": "v_prediction"}, "prediction_type is v_prediction, not epsilon"),
+        ({"beta_start": 0.0001}, "beta_start is 0.0001, not 0.00085"),
+        ({"beta_schedule": None}, "beta_schedule is None, not scaled_linear"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True"),
+    ],
+)
+def test_a_base_with_another_noise_schedule_is_refused(
+    base: Path, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    path = tmp_path / "base" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=f"another noise schedule than SD-Turbo: its {says}"):
+        TurboBackbone.from_base(tiny(), tmp_path / "base")
+
+
+def test_a_schedule_that_cannot_be_checked(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    path = tmp_path / "base" / "scheduler" / "scheduler_config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({key: values[key] for key in ("beta_start", "beta_end", "beta_schedule")}))
+    TurboBackbone.from_base(tiny(), tmp_path / "base")
+    assert not caplog.records, "older files leave out what is everywhere the same"
+    path.write_text("[")
+    with pytest.raises(ModelError, match=r"scheduler_config\.json cannot be read"):
+        TurboBackbone.from_base(tiny(), tmp_path / "base")
+    path.unlink()
+    TurboBackbone.from_base(tiny(), tmp_path / "base")
+    assert [r.name for r in caplog.records] == ["faitheir"]
+    assert "noise schedule is not checked" in caplog.text
+
+
+def test_half_precision_is_loaded_as_such_and_the_lora_saved_as_it_was(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = model_config()
+    model = build_model(config, pretrained=True, base=base)
+    disturb(model.backbone)
+    save_model(tmp_path / "model", model, config)
+    loaded: list[torch.dtype] = []
+    init = TurboBackbone.__init__
+
+    def watched(self: TurboBackbone, *arguments: Any, components: Any = None, **more: Any) -> None:
+        loaded.extend({p.dtype for part in components for p in part.parameters()})
+        init(self, *arguments, components=components, **more)
+
+    monkeypatch.setattr(TurboBackbone, "__init__", watched)
+    half = FaithEIRPipeline.from_pretrained(tmp_path / "model", base=base, dtype="bfloat16")
+    assert loaded == [torch.bfloat16]
+    assert {p.dtype for p in half.model.backbone.parameters()} == {torch.bfloat16}
+    assert half.weights == stored_hash(tmp_path / "model")
+    half.save_pretrained(tmp_path / "again")
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "again")]
+    assert files[0] == files[1]
+    whole = FaithEIRPipeline.from_pretrained(tmp_path / "model", base=base)
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    a, b = (p.upscale(whole.downscale(photo), output_type="np").astype(int) for p in (half, whole))
+    assert np.abs(a - b).mean() < 4
+
+
+def test_sizes_that_the_unet_cannot_halve_are_refused_at_once(base: Path) -> None:
+    config = ModelConfig("turbo-x16", CodecConfig(scale=16), TurboConfig())
+    assert config.size_multiple == 64
+    model = build_model(
+        replace(model_config(), codec=CodecConfig(scale=2, pse_hidden=(8,))), pretrained=True, base=base
+    )
+    assert model.size_multiple == 4
+    with pytest.raises(ConfigError, match="pictures must have sides that are multiples of 4; one is 8 x 6 pixels"):
+        model(torch.zeros(1, 3, 6, 8))
+    with pytest.raises(ConfigError, match="thumbnails must have sides that are multiples of 2; one is 4 x 3 pixels"):
+        model.upscale(torch.zeros(1, 3, 3, 4))
 
 
 @pytest.mark.parametrize("package", ["diffusers", "peft"])

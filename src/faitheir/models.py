@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,10 +21,13 @@ from faitheir.backbones.pixels import PixelsBackbone, PixelsConfig
 from faitheir.backbones.turbo import TurboBackbone, TurboConfig
 from faitheir.config import from_dict, to_dict
 from faitheir.errors import ConfigError, ModelError
+from faitheir.hub import HubOptions, fetch
 from faitheir.nn.codec import Backbone, CodecConfig, FaithEIR
 from faitheir.thumbnail import ThumbnailInfo
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+
+BackboneConfig = NanoConfig | TurboConfig | PixelsConfig
 
 #: The model that is used where none is named.
 DEFAULT_MODEL = "nano-x16"
@@ -39,12 +42,17 @@ class ModelConfig:
 
     name: str = "unnamed"
     codec: CodecConfig = field(default_factory=CodecConfig)
-    backbone: NanoConfig | TurboConfig | PixelsConfig = field(default_factory=NanoConfig)
+    backbone: BackboneConfig = field(default_factory=NanoConfig)
 
     def __post_init__(self) -> None:
         """Check the name. Raises ConfigError."""
         if not self.name or len(self.name) > 100 or not self.name.isprintable():
             raise ConfigError(f"name is {self.name!r}; 1 to 100 printable characters are wanted.")
+
+    @property
+    def size_multiple(self) -> int:
+        """What the sides of pictures, and of training's crops, must be divisible by, in pixels."""
+        return max(self.codec.scale, self.backbone.size_multiple)
 
 
 def irn_codec(scale: int) -> CodecConfig:
@@ -84,11 +92,19 @@ KNOWN_CONFIGS: dict[str, ModelConfig] = {
 }
 
 
-def build_model(config: ModelConfig, *, pretrained: bool = False, base: str | Path | None = None) -> FaithEIR:
+def build_model(
+    config: ModelConfig,
+    *,
+    pretrained: bool = False,
+    base: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    **hub: Unpack[HubOptions],
+) -> FaithEIR:
     """A randomly initialised model, on torch's default device ("meta" costs no memory).
 
-    ``pretrained`` loads the frozen base weights of ``turbo`` from the Hub, or from the folder ``base``,
-    unless the config's own ``base`` is "random". Raises ModelError where they cannot be had.
+    ``pretrained`` loads the frozen base weights of ``turbo``, in ``dtype`` (default float32), from the Hub (``hub``:
+    see ``HubOptions``) or from the folder ``base``, unless the config's own ``base`` is "random". Raises ModelError
+    where they are not available or not those that ``config`` names.
     """
     backbone: Backbone
     if isinstance(config.backbone, NanoConfig):
@@ -96,7 +112,7 @@ def build_model(config: ModelConfig, *, pretrained: bool = False, base: str | Pa
     elif isinstance(config.backbone, PixelsConfig):
         backbone = PixelsBackbone()
     elif pretrained and config.backbone.base != "random":
-        backbone = TurboBackbone.from_base(config.backbone, base, timestep=config.codec.timestep)
+        backbone = TurboBackbone.from_base(config.backbone, base, timestep=config.codec.timestep, dtype=dtype, **hub)
     else:
         backbone = TurboBackbone(config.backbone, timestep=config.codec.timestep)
     return FaithEIR(config.codec, backbone)
@@ -188,31 +204,47 @@ def convert_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> t
     return taken, sum(tensor.numel() for tensor in own.values())
 
 
-def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """16 hexadecimal digits over names, shapes and float32 values: equal however they are stored."""
-    digest = hashlib.sha256()
+def weights_hash(state: Mapping[str, Tensor], base: str | None = None) -> str:
+    """16 hexadecimal digits over names, shapes and float32 values: equal however they are stored.
+
+    ``base``: the hash of the frozen weights below them, if there are any (turbo).
+    """
+    digest = hashlib.sha256((base or "").encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def stored_hash(folder: Path) -> str:
-    """``weights_hash`` of a model folder's file, read once as long as the file stays as it is.
+def model_hash(model: FaithEIR) -> str:
+    """``weights_hash`` of a model, with the base that it was built on: what thumbnails carry."""
+    return weights_hash(stored_state(model), model.backbone.base_hash)
 
-    Raises ModelError where there are no weights to be read.
+
+def settled_config(model: FaithEIR, config: ModelConfig) -> ModelConfig:
+    """``config`` with the hash of turbo's base, which is known only when that is loaded."""
+    if not isinstance(config.backbone, TurboConfig):
+        return config
+    return replace(config, backbone=replace(config.backbone, base_hash=model.backbone.base_hash))
+
+
+def stored_hash(folder: Path) -> str:
+    """``model_hash`` of the model in a folder, whose file is read once as long as it stays as it is.
+
+    Raises ModelError or ConfigError where there is no whole model.
     """
-    path = folder / WEIGHTS_FILE
+    path, backbone = (folder / WEIGHTS_FILE).resolve(), read_config(folder).backbone
+    base = backbone.base_hash if isinstance(backbone, TurboConfig) else None
     try:
         status = path.stat()
     except OSError:
-        return weights_hash(read_weights(folder))  # says what is wrong
-    return _file_hash(path.resolve(), status.st_mtime_ns, status.st_size)
+        return weights_hash(read_weights(folder), base)  # says what is wrong
+    return _file_hash(path, base, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=64)
-def _file_hash(path: Path, modified: int, size: int) -> str:  # noqa: ARG001
-    return weights_hash(read_weights(path.parent))
+def _file_hash(path: Path, base: str | None, modified: int, size: int) -> str:  # noqa: ARG001
+    return weights_hash(read_weights(path.parent), base)
 
 
 def check_name(name: str, weights: str | None = None) -> None:
@@ -244,7 +276,8 @@ def save_model(
     state = stored_state(model) if state is None else state
     if dtype is not None:
         state = {k: v if k.startswith("rescaler.transform.") else v.to(dtype) for k, v in state.items()}
-    check_name(config.name, weights_hash(state))
+    config = settled_config(model, config)
+    check_name(config.name, weights_hash(state, model.backbone.base_hash))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
@@ -282,11 +315,10 @@ def embedded_folder() -> Path:
     return Path(str(resources.files("faitheir") / "weights"))
 
 
-def find_model(source: str | Path) -> Path:
-    """The folder of ``source``: an embedded model's name, a folder, or a Hub id "owner/name" (downloaded
-    once).
+def find_model(source: str | Path, *, revision: str | None = None, **hub: Unpack[HubOptions]) -> Path:
+    """The folder of ``source``: an embedded model's name, a folder, or a Hub id "owner/name" (downloaded once).
 
-    Raises ModelError for what is none of these.
+    ``revision``, ``hub``: of the Hub, see ``hub.fetch``. Raises ModelError for what is none of these.
     """
     name = str(source)
     if name in embedded_models():
@@ -306,7 +338,7 @@ def find_model(source: str | Path) -> Path:
             "then give its folder as the model."
         )
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/"):
-        return _download(name)
+        return fetch(name, (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE), revision=revision, **hub)
     known = ", ".join(embedded_models()) or "there are none"
     raise ModelError(
         f"Unknown model '{name}': neither an embedded model ({known}), nor a folder, nor a Hub id such as 'owner/name'."
@@ -341,24 +373,6 @@ def maker(info: ThumbnailInfo) -> str:
     return f"{weights} of '{info.model}'" if info.model else weights
 
 
-def _download(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]))
-    except HFValidationError:
-        raise ModelError(f"Unknown model '{repository}': neither a folder nor a valid Hub id.") from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        # LocalEntryNotFoundError: the Hub cannot be reached. Before huggingface_hub 1.0 it is an HfHubHTTPError, too.
-        if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
-            raise ModelError(f"'{repository}' is not available from the Hugging Face Hub ({error}).") from None
-        raise ModelError(
-            f"'{repository}' is no folder here, and the Hugging Face Hub cannot be reached to download it; "
-            "check the network, or give the path of a model folder."
-        ) from None
-
-
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The tensors in a model folder, in float32. Raises ModelError where there are none to be read safely."""
     path = folder / WEIGHTS_FILE
@@ -378,21 +392,28 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_model(source: str | Path, *, base: str | Path | None = None) -> tuple[FaithEIR, ModelConfig]:
-    """A saved model in float32, in evaluation mode, and its configuration.
+def load_model(
+    source: str | Path,
+    *,
+    base: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    **hub: Unpack[HubOptions],
+) -> tuple[FaithEIR, ModelConfig]:
+    """A saved model in evaluation mode, and its configuration; in float32, but for turbo's base, which is in ``dtype``.
 
-    ``source`` as for ``find_model``; ``base`` is a local folder of SD-Turbo's weights for turbo models.
-    Raises ModelError or ConfigError.
+    ``source``, ``revision``, ``hub``: as for ``find_model``; ``base``: a local folder of SD-Turbo's weights for turbo
+    models. Raises ModelError or ConfigError.
     """
-    folder = find_model(source)
+    folder = find_model(source, revision=revision, **hub)
     config = read_config(folder)
     state = read_weights(folder)
     try:
-        model = build_model(config, pretrained=True, base=base)
+        model = build_model(config, pretrained=True, base=base, dtype=dtype, **hub)
     except ConfigError as error:
         raise ConfigError(f"{folder / CONFIG_FILE}: {error}") from None
     load_state(model, state, str(folder / WEIGHTS_FILE))
-    return model.eval(), config
+    return model.eval(), settled_config(model, config)
 
 
 def meta_model(config: ModelConfig) -> FaithEIR:

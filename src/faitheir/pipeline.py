@@ -10,7 +10,7 @@ from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, Literal, Self, TypeAlias, TypedDict, TypeVar, Unpack, get_args, overload
+from typing import Any, BinaryIO, Literal, Self, TypeAlias, TypeVar, Unpack, get_args, overload
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from faitheir.devices import resolve_device, resolve_dtype
 from faitheir.errors import ConfigError, ImageError, ModelError, ThumbnailError
+from faitheir.hub import HubOptions
 from faitheir.images import (
     DEFAULT_MAX_PIXELS,
     Picture,
@@ -40,9 +41,10 @@ from faitheir.models import (
     load_model,
     maker,
     model_for,
+    model_hash,
     save_model,
+    settled_config,
     stored_state,
-    weights_hash,
 )
 from faitheir.nn.codec import FaithEIR
 from faitheir.storage import PathLike
@@ -95,10 +97,10 @@ class FaithEIRPipeline:
         model.check_fidelity(fidelity)
         self.fidelity = fidelity
         self.max_pixels = max_pixels
-        self.config = config
+        self.config = settled_config(model, config)
         self.card = card
         #: 16 hexadecimal digits that name these weights in thumbnails.
-        self.weights = weights_hash(stored_state(model))
+        self.weights = model_hash(model)
         # What casting to half precision lost, on the CPU, and in half precision itself where that holds it, as it does
         # for the embedded weights (17 MB).
         self._rounded: dict[str, Tensor] = {}
@@ -120,17 +122,20 @@ class FaithEIRPipeline:
         tile: int | None = None,
         fidelity: float = 0.0,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        revision: str | None = None,
+        **hub: Unpack[HubOptions],
     ) -> Self:
         """Load an embedded model by name, a model folder, or a model on the Hub ("owner/name"); LoRA is merged.
 
         ``base``: a local folder of SD-Turbo's weights, for turbo models. ``device``, ``dtype``: see ``to``. ``tile``,
-        ``fidelity``, ``max_pixels``: see ``__init__``.
+        ``fidelity``, ``max_pixels``: see ``__init__``. ``revision``: a commit, branch or tag of a model on the Hub.
+        ``hub``: ``cache_dir``, ``local_files_only`` and ``token``, as huggingface_hub has them.
         Raises ModelError, ConfigError or DeviceError.
         """
         device = resolve_device(device)
         dtype = resolve_dtype(dtype, device)
-        folder = find_model(source)
-        model, config = load_model(folder, base=base)
+        folder = find_model(source, revision=revision, **hub)
+        model, config = load_model(folder, base=base, dtype=dtype, **hub)
         model.backbone.merge_lora()
         card = folder / CARD_FILE
         text = card.read_text(encoding="utf-8") if card.is_file() else None
@@ -178,7 +183,8 @@ class FaithEIRPipeline:
 
         ``device``: "auto", "cpu", "cuda", "mps"; ``dtype``: "float32", "bfloat16", "float16", "auto". As torch's,
         ``to(torch.float16)`` casts. What ``save_pretrained`` writes, and the hash that thumbnails carry, stay those of
-        the weights as they were loaded. Raises DeviceError.
+        the weights as they were loaded; only turbo's base keeps the precision in which it was loaded. Raises
+        DeviceError.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
@@ -525,7 +531,7 @@ class FaithEIRPipeline:
         return out.float().permute(0, 2, 3, 1).cpu().numpy().copy()
 
 
-class PipelineOptions(TypedDict, total=False):
+class PipelineOptions(HubOptions, total=False):
     """What ``FaithEIRPipeline.from_pretrained`` takes beside the model."""
 
     base: str | Path | None
@@ -534,6 +540,7 @@ class PipelineOptions(TypedDict, total=False):
     tile: int | None
     fidelity: float
     max_pixels: int
+    revision: str | None
 
 
 class Pipelines:

@@ -68,6 +68,11 @@ class NanoConfig:
         if min(*self.encoder_blocks, *self.unet_blocks, *self.decoder_blocks, self.grain) < 0:
             raise ConfigError("numbers of blocks and grain must not be negative.")
 
+    @property
+    def size_multiple(self) -> int:
+        """What picture sides must be divisible by, for the UNet to halve the latent."""
+        return 2 * STRIDE
+
 
 def _conv(in_channels: int, out_channels: int, size: int = 3, stride: int = 1, *, zero: bool = False) -> nn.Conv2d:
     conv = (
@@ -337,7 +342,6 @@ class NanoBackbone(Backbone):
     """The three networks together; see ``Backbone`` for the interface."""
 
     latent_stride = STRIDE
-    size_multiple = 2 * STRIDE
     least_scale = 2 * STRIDE  # tokens meet the features at H/16
     prediction_type: PredictionType = "v_prediction"
     vae_parts = ("encoder", "decoder")
@@ -348,6 +352,7 @@ class NanoBackbone(Backbone):
         self.config = config
         self.latent_channels = config.latent_channels
         self.context_dim = config.context_dim
+        self.size_multiple = config.size_multiple
         self.window = config.window
         self.encoder = Encoder(config)
         self.unet = UNet(config)

@@ -22,6 +22,11 @@ class PixelsConfig:
 
     kind: Literal["pixels"] = "pixels"
 
+    @property
+    def size_multiple(self) -> int:
+        """What picture sides must be divisible by: any will do."""
+        return 1
+
 
 class PixelsBackbone(Backbone):
     """A backbone without parameters; see ``Backbone`` for the interface."""

@@ -4,20 +4,29 @@ The base weights stay frozen and are never written; what is trained, and stored,
 module needs neither diffusers nor peft; building a ``TurboBackbone`` does.
 """
 
+import hashlib
 import importlib.util
+import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from faitheir.errors import ConfigError, MissingDependencyError, ModelError
+from faitheir.hub import HubOptions, fetch
 from faitheir.nn.codec import Backbone
-from faitheir.nn.denoiser import TRAIN_TIMESTEPS, PredictionType
+from faitheir.nn.denoiser import BETA_END, BETA_START, TRAIN_TIMESTEPS, PredictionType
 from faitheir.nn.embedder import Condition
+
+_log = logging.getLogger("faitheir")
 
 #: LoRA 32 on the UNet: every convolution and linear layer of its blocks, conv_in and conv_out: 32.446 M.
 #: Left out is each residual block's projection of the timestep: T is fixed, so all it gives is a constant per
@@ -29,6 +38,22 @@ _VAE_LORA = re.compile(r"encoder\..*")
 
 #: peft's name for the one adapter; it is left out of the names in ``trained_state_dict``.
 _ADAPTER = "default"
+
+#: The base, and the commit of it that is meant: what another one gives is another model.
+SD_TURBO, SD_TURBO_REVISION = "stabilityai/sd-turbo", "b261bac6fd2cf515557d5d0707481eafa0485ec2"
+
+#: What the base was trained with, as diffusers' schedulers name it, and the denoiser's formula takes for granted.
+_SCHEDULE = {
+    "num_train_timesteps": TRAIN_TIMESTEPS,
+    "beta_start": BETA_START,
+    "beta_end": BETA_END,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+}
+#: Which of these a scheduler's file may leave out.
+_UNSAID = ("num_train_timesteps", "prediction_type", "trained_betas", "rescale_betas_zero_snr")
 
 #: A name on the Hub: owner/name, or one name alone.
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -67,15 +92,19 @@ def _sd_turbo_unet() -> dict[str, Any]:
 class TurboConfig:
     """Which VAE and UNet, and how they are adapted.
 
-    ``base``, ``revision``: the model on the Hugging Face Hub that the frozen weights come from.
+    ``base``, ``revision``: the model on the Hugging Face Hub that the frozen weights come from, and the commit of it;
+    without one, for another base than SD-Turbo, the newest. ``base``: "random" for none.
+    ``base_hash``: names those weights, 16 hexadecimal digits; None until they were loaded. No others are taken.
     ``vae``, ``unet``: arguments of diffusers' AutoencoderKL and UNet2DConditionModel; by default SD-Turbo's.
     A base must agree with them.
     ``vae_lora_rank``, ``unet_lora_rank``: ranks of the LoRA on the VAE's encoder and on the UNet; 0 for none.
     """
 
     kind: Literal["turbo"] = "turbo"
-    base: str = "stabilityai/sd-turbo"
-    revision: str | None = None
+    base: str = SD_TURBO
+    revision: str | None = SD_TURBO_REVISION
+    # Known only when the base is loaded, and no choice: a recipe without it is that of the model with it.
+    base_hash: str | None = field(default=None, compare=False)
     vae: dict[str, Any] = field(default_factory=_sd_turbo_vae)
     unet: dict[str, Any] = field(default_factory=_sd_turbo_unet)
     vae_lora_rank: int = 16
@@ -83,6 +112,8 @@ class TurboConfig:
 
     def __post_init__(self) -> None:
         """Check ranges, and that the two networks share one latent. Raises ConfigError."""
+        if self.base != SD_TURBO and self.revision == SD_TURBO_REVISION:
+            object.__setattr__(self, "revision", None)  # another repository has no such commit
         for name in ("vae_lora_rank", "unet_lora_rank"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; 0 (no LoRA) or more is wanted.")
@@ -169,21 +200,33 @@ class TurboBackbone(Backbone):
         source: str | Path | None = None,
         *,
         timestep: int = TRAIN_TIMESTEPS - 1,
-        local_files_only: bool = False,
         dtype: torch.dtype | None = None,
+        **hub: Unpack[HubOptions],
     ) -> Self:
-        """Build with the base's weights, in ``dtype`` (default float32), and LoRA that changes nothing yet.
+        """Build with the base's weights, loaded in ``dtype`` (default float32), and LoRA that changes nothing yet.
 
         ``source``: a folder in diffusers' layout (vae/ and unet/, safetensors) or an id on the Hub; by
-        default ``config.base`` at ``config.revision``. ``local_files_only``: of the Hub, only its cache here.
+        default ``config.base`` at ``config.revision``. ``hub``: see ``HubOptions``. The LoRA is in float32 in any case.
 
-        Raises ModelError where the weights cannot be had, are pickles, or do not fit ``config``.
+        Raises ModelError where the weights are not available, are pickles, do not fit ``config``, are others than its
+        ``base_hash`` names, or were trained with another noise schedule than the denoiser's.
         """
         vae_class, unet_class = _model_classes()
-        folder = _base_folder(config, source, local_files_only)
+        folder = _base_folder(config, source, hub)
+        _check_schedule(folder)
         vae = _load(vae_class, folder, "vae", config.vae, dtype)
         unet = _load(unet_class, folder, "unet", config.unet, dtype)
-        return cls(config, timestep=timestep, components=(vae, unet))
+        found = _folder_hash(folder)
+        if config.base_hash not in (None, found):
+            raise ModelError(
+                f"The base model in '{folder}' has the weights {found}, and the model was made on the weights "
+                f"{config.base_hash}: give the folder of '{config.base}' at the revision {config.revision}."
+            )
+        backbone = cls(config, timestep=timestep, components=(vae, unet))
+        backbone.base_hash = found
+        for _, parameter in backbone._lora():
+            parameter.data = parameter.data.float()
+        return backbone
 
     def encode(self, x: Tensor) -> Tensor:
         """Picture (B, 3, H, W) in [0, 1] -> latent (B, C, H/8, W/8).
@@ -315,7 +358,7 @@ def _add_lora(model: nn.Module, rank: int, where: re.Pattern[str]) -> None:
     inject_adapter_in_model(lora, model, _ADAPTER)
 
 
-def _base_folder(config: TurboConfig, source: str | Path | None, local_files_only: bool) -> Path:
+def _base_folder(config: TurboConfig, source: str | Path | None, hub: HubOptions) -> Path:
     """The folder on this machine with the base's vae/ and unet/, fetched from the Hub where it must be."""
     source = config.base if source is None else source
     folder = Path(source).expanduser()
@@ -323,43 +366,58 @@ def _base_folder(config: TurboConfig, source: str | Path | None, local_files_onl
         return folder
     if isinstance(source, Path) or not _HUB_ID.fullmatch(source):
         raise ModelError(f"There is no folder '{source}' to load the base model from.")
-
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-
-    # The revision belongs to `config.base`; another repository does not have it.
-    revision = config.revision if source == config.base else None
     # Never pickles, and of the variants only the float32 one.
     files = ("config.json", "diffusion_pytorch_model*.safetensors", "*.safetensors.index.json")
-    advice = (
-        f"run `hf download {source} --local-dir DIR` where there is a network, then give DIR as the base: "
-        "--base DIR, or --set base=DIR in training."
+    return fetch(
+        source,
+        [*(f"{part}/{name}" for part in ("vae", "unet") for name in files), "scheduler/scheduler_config.json"],
+        # The revision belongs to `config.base`; another repository does not have it.
+        revision=config.revision if source == config.base else None,
+        ignore=["*.fp16*", "*.non_ema*"],
+        advice=f"run `hf download {source} --local-dir DIR` where there is a network, then give DIR as the base: "
+        "--base DIR, or --set base=DIR in training",
+        **hub,
     )
+
+
+def _check_schedule(folder: Path) -> None:
+    """ModelError where the base was trained with another noise schedule than ``one_step`` has."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    if not path.is_file():
+        _log.warning("%s is missing: the base model's noise schedule is not checked.", path)
+        return
     try:
-        return Path(
-            snapshot_download(
-                source,
-                revision=revision,
-                local_files_only=local_files_only,
-                allow_patterns=[f"{part}/{name}" for part in ("vae", "unet") for name in files],
-                ignore_patterns=["*.fp16*", "*.non_ema*"],
+        found = {key: _SCHEDULE[key] for key in _UNSAID} | json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read: {_reason(error)}.") from error
+    for key, wanted in _SCHEDULE.items():
+        if found.get(key) != wanted:
+            raise ModelError(
+                f"The base model in '{folder}' has another noise schedule than SD-Turbo: its {key} is "
+                f"{found.get(key)}, not {wanted}; give another base."
             )
-        )
-    except RevisionNotFoundError as error:
-        raise ModelError(f"'{source}' on the Hugging Face Hub has no revision '{revision}'.") from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"'{source}' is neither a folder here nor a model on the Hugging Face Hub that you may read."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"The base model '{source}' is not on this machine and the Hugging Face Hub cannot be reached: {advice}"
-        ) from error
-    # A download that breaks off, a full disk: the Hub's client lets errors of many libraries through.
-    except Exception as error:
-        raise ModelError(
-            f"The base model '{source}' could not be fetched from the Hugging Face Hub ({_reason(error)}): {advice}"
-        ) from error
+
+
+def _folder_hash(folder: Path) -> str:
+    """16 hexadecimal digits over names, shapes and float32 values of the tensors in a base's files."""
+    # As diffusers looks for them: one file or shards, and no variants such as .fp16.
+    names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors")
+    paths = [path for part in ("unet", "vae") for name in names for path in (folder / part).glob(name)]
+    stamps = [(path, path.stat()) for path in sorted(paths)]
+    return _files_hash(tuple((path, status.st_mtime_ns, status.st_size) for path, status in stamps))
+
+
+@lru_cache(maxsize=8)
+def _files_hash(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    with ExitStack() as stack:
+        opened = [(path.parent.name, stack.enter_context(safe_open(path, "pt"))) for path, _, _ in files]
+        tensors = {f"{part}.{name}": (file, name) for part, file in opened for name in file.keys()}  # noqa: SIM118
+        for full, (file, name) in sorted(tensors.items()):
+            tensor = file.get_tensor(name)
+            digest.update(f"{full}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.float().contiguous().reshape(-1).numpy())
+    return digest.hexdigest()[:16]
 
 
 def _load(model_class: Any, folder: Path, part: str, arguments: dict[str, Any], dtype: torch.dtype | None) -> nn.Module:

@@ -29,7 +29,8 @@ class Backbone(nn.Module):
     ``prediction_type``, what ``predict`` returns (see ``one_step``); ``least_scale``, at least the stride, is what its
     attention to tokens allows; ``window``, the side of attention windows in thumbnail pixels, 1 where there are none;
     ``vae_parts``, the submodules that encode and decode, by name; ``fidelity_parts``, those whose weights the fidelity
-    setting moves, none where there can be no such setting.
+    setting moves, none where there can be no such setting; ``base_hash``: names the frozen weights that are not in
+    ``trained_state_dict``, None where there are none.
     """
 
     latent_channels: int
@@ -41,6 +42,7 @@ class Backbone(nn.Module):
     window: int
     vae_parts: tuple[str, ...]
     fidelity_parts: tuple[str, ...] = ()
+    base_hash: str | None = None
 
     def encode(self, x: Tensor) -> Tensor:
         """Picture (B, 3, H, W) in [0, 1] -> latent (B, C, H / stride, W / stride)."""
@@ -143,6 +145,8 @@ class Reconstruction(NamedTuple):
 class FaithEIR(nn.Module):
     """The model over a backbone. Pictures are (B, 3, H, W) in [0, 1], sides divisible by ``size_multiple``.
 
+    Others are refused with a ConfigError.
+
     ``forward`` is the training pass; ``downscale`` and ``upscale`` are deployment's two halves of it. The
     backbone and the embedder may be cast to half precision; everything between VAE and thumbnail stays in float32.
     """
@@ -210,6 +214,7 @@ class FaithEIR(nn.Module):
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Picture -> thumbnail before it is rounded, and what is lost."""
+        _check_sides("pictures", x, self.size_multiple)
         z = self.backbone.encode(x.to(self._backbone_dtype())).float()
         raw, lost = self.rescaler(z)
         return raw_to_unit(raw, self.rescaler.gain), lost
@@ -269,6 +274,7 @@ class FaithEIR(nn.Module):
         self, y: Tensor, origin: tuple[int, int] = (0, 0), fidelity: float = 0.0
     ) -> tuple[Tensor, Condition | None]:
         self.check_fidelity(fidelity)
+        _check_sides("thumbnails", y, self.size_multiple // self.config.scale)
         backbone, dtype = self._backbone_at(fidelity), self._backbone_dtype()
         raw = unit_to_raw(y, self.rescaler.gain)
         z_t = self.rescaler.inverse(raw, self.prior(raw.shape[0], *raw.shape[2:]))
@@ -294,3 +300,9 @@ class FaithEIR(nn.Module):
         stored, bits = (y, None) if store is None else store(y, x)
         picture, condition = self._restore(stored, fidelity=fidelity)
         return Reconstruction(y, picture, condition, lost, bits)
+
+
+def _check_sides(what: str, x: Tensor, multiple: int) -> None:
+    height, width = x.shape[-2:]
+    if height % multiple or width % multiple:
+        raise ConfigError(f"{what} must have sides that are multiples of {multiple}; one is {width} x {height} pixels.")
