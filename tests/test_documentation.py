@@ -15,6 +15,7 @@ from PIL import Image
 
 from command import ok
 from faitheir.cli import main
+from faitheir.evaluation.metrics import METRICS
 from faitheir.training.config import load_train_config
 
 ROOT = Path(__file__).parents[1]
@@ -214,6 +215,11 @@ def test_pages_use_the_terms_of_the_field(page: Path) -> None:
         "made up",
     )
     assert [word for word in wrong if word in text] == []
+
+
+def test_the_page_of_metrics_has_every_metric() -> None:
+    words = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "reference" / "metrics.md").read_text("utf-8")))
+    assert METRICS.keys() - words == {"lpips"}  # of published tables only
 
 
 def test_the_page_of_the_command_line_has_every_command() -> None:
