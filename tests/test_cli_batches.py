@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from command import call, names, ok, refused
 from faitheir.cli.jobs import find_inputs, plan
@@ -209,3 +210,49 @@ def test_short_of_memory(tiny_model: Path, photo: Photo, tmp_path: Path, monkeyp
     assert "there is not enough memory for 70 x 45 pixels; a smaller --tile" in text
     text = refused("upscale", tmp_path / "a.thumb.png", "--model", tiny_model)
     assert "there is not enough memory for 80 x 48 pixels; a smaller --tile" in text
+
+
+@pytest.mark.parametrize("command", ["downscale", "roundtrip"])
+def test_frames(command: str, tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
+    """The first, said in one line; or each, under a number."""
+    frames = [Image.open(photo(f"{name}.png", 70, 45, seed=seed)) for seed, name in enumerate("xyz")]
+    (tmp_path / "in").mkdir()
+    frames[0].save(tmp_path / "in/a.png", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "in/b.tiff", save_all=True, append_images=frames[1:2])
+    frames[0].save(tmp_path / "in/c.png")
+    command_line = (command, tmp_path / "in", "--model", tiny_model, "-o")
+    result = call(*command_line, tmp_path / "first")
+    assert result.exit_code == 0
+    assert sorted(line.split(": ")[2] for line in result.stderr.splitlines()) == [
+        str(tmp_path / "in/a.png"),
+        str(tmp_path / "in/b.tiff"),
+    ]
+    assert "--all-frames" in result.stderr
+    result = call(*command_line, tmp_path / "all", "--all-frames")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "6 done" in result.stdout
+    made = {path.name for path in (tmp_path / "all").glob("*.thumb.png")}
+    assert made == {f"{name}.thumb.png" for name in ("a.001", "a.002", "a.003", "b.001", "b.002", "c")}
+
+    def pixels(path: Path) -> bytes:
+        return Image.open(path).convert("RGB").tobytes()
+
+    assert pixels(tmp_path / "all/a.001.thumb.png") == pixels(tmp_path / "first/a.thumb.png")
+    for number, frame in enumerate(frames):
+        frame.save(tmp_path / "one.png")
+        call("downscale", tmp_path / "one.png", "--model", tiny_model, "--overwrite")
+        assert pixels(tmp_path / f"all/a.00{number + 1}.thumb.png") == pixels(tmp_path / "one.thumb.png")
+
+
+def test_a_limit_on_pixels(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
+    path = photo("a.png", 70, 45)
+    for command in ("downscale", "roundtrip"):
+        assert "3149" in refused(command, path, "--model", tiny_model, "--max-pixels", 70 * 45 - 1).replace(",", "")
+        ok(command, path, "--model", tiny_model, "--max-pixels", 70 * 45)
+        (tmp_path / "a.thumb.png").unlink()
+    ok("downscale", path, "--model", tiny_model)
+    small = tmp_path / "a.thumb.png"
+    assert "3149" in refused("upscale", small, "--model", tiny_model, "--max-pixels", 3149, "--overwrite").replace(
+        ",", ""
+    )
+    ok("upscale", small, "--model", tiny_model, "--max-pixels", 3150, "--overwrite")

@@ -16,9 +16,10 @@ from faitheir.cli.options import EPILOG, Commands, verbose_option
 @click.version_option(package_name="faitheir", message="%(package)s %(version)s")
 @click.pass_context
 def main(context: click.Context) -> None:
-    """A photograph to a thumbnail file 16 or 32 times smaller per side, and back from that file alone.
+    """Turn photographs into thumbnail files 16 or 32 times smaller on each side, and restore full-size pictures from
+    those files alone.
 
-    The detail that comes back is generated: it is plausible, not recorded. Do not use it as evidence, for
+    The detail in a restored picture is generated: it is plausible, not recorded. Do not use it as evidence, for
     documents, or to identify anyone.
     """
     if context.invoked_subcommand is None:

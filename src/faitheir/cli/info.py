@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 @click.option(
     "--complexity",
     is_flag=True,
-    help="Measure models instead: seconds down and up, parameters, multiply-accumulates, peak memory.",
+    help="Measure models: seconds to downscale and upscale, parameters, multiply-accumulates (MACs), peak memory.",
 )
-@click.option("--size", metavar="WxH", help="With --complexity: of the picture, in pixels. [default: 2040x1356]")
+@click.option("--size", metavar="WxH", help="With --complexity: size of the picture, in pixels. [default: 2040x1356]")
 @compute_options(dtype="float32")
 def info(targets: tuple[str, ...], recursive: bool, complexity: bool, size: str | None, **options: Any) -> None:
-    """Describe models and thumbnails, or list the models known.
+    """Describe models and thumbnails, or list the known models.
 
-    TARGETS are names of models, Hub ids owner/name, folders of a model, thumbnail files, and folders of
-    thumbnails; without any, the known models are listed. A known model whose weights are not here, such as
-    turbo-x16, is described without downloading anything.
+    TARGETS are model names, Hub ids (owner/name), model folders, thumbnail files, and folders of thumbnails.
+    Without TARGETS the known models are listed. A known model whose weights are not installed, such as
+    turbo-x16, is described without a download.
 
-    With --complexity TARGETS are models, each measured in a process of its own; --device, --dtype, --tile and
-    --base are for that.
+    With --complexity each model is measured in a process of its own; --device, --dtype, --tile and --base
+    are for that only.
     """
     if complexity:
         _measure_complexity(targets, size or "2040x1356", options)

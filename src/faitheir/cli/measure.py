@@ -22,20 +22,24 @@ if TYPE_CHECKING:
 _measure_options = stack(
     click.option(
         "--protocol",
+        metavar="NAME",
         default="paper",
         show_default=True,
-        help="paper, hific-256, luma, or luma-N for another border; docs/reference/metrics.md describes them.",
+        help="Measuring protocol: paper, hific-256, luma, or luma-N with a border of N pixels; "
+        "docs/reference/metrics.md describes them.",
     ),
-    click.option("--metrics", metavar="NAME,...", help="Only these, such as psnr,ssim,fid. [default: the protocol's]"),
+    click.option(
+        "--metrics", metavar="NAME,...", help="Metrics to measure, such as psnr,ssim,fid. [default: the protocol's]"
+    ),
     click.option(
         "--weights",
         metavar="NETWORK=PATH",
         multiple=True,
-        help="A local file of a metric's network (alexnet, vgg16, inception, niqe, musiq, squeezenet), which its "
-        "library would fetch otherwise. May be given several times.",
+        help="Local weights file of a metric's network (alexnet, vgg16, inception, niqe, musiq, squeezenet), which its "
+        "library downloads otherwise. May be given several times.",
     ),
     click.option(
-        "--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Patches measured at once."
+        "--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Number of patches measured at once."
     ),
     click.option(
         "--thumbnail-format",
@@ -43,7 +47,7 @@ _measure_options = stack(
         type=click.Choice(["webp", "png"]),
         default="webp",
         show_default=True,
-        help="Of the thumbnails that are made; both are lossless.",
+        help="Format of the thumbnails that models write; both are lossless.",
     ),
     click.option(
         "-o",
@@ -52,7 +56,7 @@ _measure_options = stack(
         type=click.Path(readable=False, path_type=Path),
         default=Path("evaluation"),
         show_default=True,
-        help="For results, tables, plots, report and what is computed on the way; a run that stopped goes on there.",
+        help="Folder for results, tables, plots, report and intermediate files; an interrupted run continues from it.",
     ),
 )
 
@@ -60,37 +64,44 @@ _table_options = stack(
     click.option(
         "--published",
         metavar="DATASET",
-        help="Show the paper's figures for it (DIV2K-val, LSDIR-val, CLIC2020), too: published, not measured.",
+        help="Add the figures that the paper publishes for this data set: DIV2K-val, LSDIR-val or CLIC2020.",
     ),
     click.option(
         "--pictures",
         type=click.IntRange(min=1),
         default=24,
         show_default=True,
-        help="At most so many photographs are put into the report.",
+        help="Maximum number of photographs in the report.",
     ),
 )
 
 
 @click.command(epilog=EPILOG)
 @click.option(
-    "--hr", metavar="DIR", required=True, type=click.Path(path_type=Path), help="The originals, as photographs."
+    "--hr", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder with the original photographs."
 )
-@click.option("--model", metavar="MODEL", help="Measure this: an embedded model, a model's folder, or a Hub id.")
+@click.option(
+    "--model", metavar="MODEL", help="Model to measure: embedded model, model folder, or Hub id (owner/name)."
+)
 @click.option(
     "--restored",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Measure these instead: what any program restored, by the names of the originals.",
+    help="Folder with pictures restored by any program, to measure instead of a model; matched by file name.",
 )
 @click.option(
-    "--thumbnails", metavar="DIR", type=click.Path(path_type=Path), help="With --restored: what it came from."
+    "--thumbnails",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="With --restored: folder with the matching thumbnails.",
 )
-@click.option("--name", help="What tables call the system. [default: the model's name, or the folder's]")
+@click.option(
+    "--name", metavar="NAME", help="Name of the system in tables. [default: the model's or the folder's name]"
+)
 @click.option(
     "--scale",
     type=click.IntRange(2, 256),
-    help="With --restored: that of the thumbnails, where it cannot be told from them.",
+    help="With --restored: scale of the thumbnails, if they do not tell it.",
 )
 @_measure_options
 @_table_options
@@ -109,11 +120,11 @@ def evaluate(
     fidelity: float,
     **options: Any,
 ) -> None:
-    """Measure a model, or what any program restored, against the originals.
+    """Measure a model or restored pictures against the originals.
 
-    A model is measured through its thumbnail files. Restored pictures pair with the originals by their names
-    without suffix, and must be of their size. Results go to DIR/NAME.json, and into tables, plots and a report
-    with the other systems measured there before.
+    A model is measured through its thumbnail files. Restored pictures are matched with the originals by file
+    name without suffix, and must have the same size. The results are written to DIR/NAME.json, and to tables,
+    plots and a report together with the results that are in DIR already.
     """
     if (model is None) == (restored is None):
         raise PlanError("give either --model, or --restored with a folder of restored pictures.")
@@ -230,27 +241,29 @@ def _conclude(results: "Sequence[SystemResult]", files: Sequence[Path], problems
 @click.command(epilog=EPILOG)
 @click.argument("systems", nargs=-1)
 @click.option(
-    "--hr", metavar="DIR", required=True, type=click.Path(path_type=Path), help="The originals, as photographs."
+    "--hr", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder with the original photographs."
 )
 @click.option(
     "--methods",
     metavar="SYSTEM,...",
     multiple=True,
-    help="Systems to compare, as the arguments are; the two add up.",
+    help="Systems to compare, in addition to the arguments.",
 )
 @click.option(
     "--scale",
     type=click.IntRange(2, 256),
-    help="Of thumbnails that are not a model's. [default: the target's, or 16]",
+    help="Scale of the thumbnails of systems that are no models. [default: the target's scale, or 16]",
 )
 @click.option(
-    "--target", metavar="NAME", help="The system whose bytes and values codecs are held to. [default: the first model]"
+    "--target",
+    metavar="NAME",
+    help="System whose bytes and metric values the codecs must match. [default: the first model]",
 )
 @click.option(
     "--ablation",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Compare the trained runs in this folder instead, as the paper's Tables 2 and 3 do.",
+    help="Compare the trained runs in this folder instead, as in the paper's Tables 2 and 3.",
 )
 @_measure_options
 @_table_options
@@ -266,26 +279,26 @@ def compare(
     output: Path,
     **options: Any,
 ) -> None:
-    """Compare systems over the same photographs, under one protocol, in one table.
+    """Compare systems on the same photographs, in one table.
 
-    SYSTEMS, separated by spaces or commas; NAME= before one is what tables are to call it:
+    SYSTEMS are separated by spaces or commas; NAME=SYSTEM gives one a name in tables:
 
     \b
     nano-x16, model:FOLDER          a model, through its thumbnail file
     nano-x16@1, model:FOLDER@1      the same, restored at that fidelity, 0 to 1
-    bicubic, lanczos                a thumbnail made and enlarged by Pillow
+    bicubic, lanczos                a thumbnail reduced and enlarged by Pillow
     jpeg, jpeg@bytes                jpeg, webp, avif or jpegxl in at most the bytes of the
-                                    target's file; reduced first where it cannot go so low
-    jpeg@bytes-reduced              the same, reduced first wherever that is better
+                                    target's file; resized first where it cannot go so low
+    jpeg@bytes-reduced              the same, resized first wherever that is better
     jpeg@psnr                       in the fewest bytes that reach the target's value of
                                     psnr, ssim, lpips_alex, lpips_vgg, dists or
                                     squeezenet_distance
     sr:CHECKPOINT                   a super-resolution network over a bicubic thumbnail
     cmd:'PROGRAM {input} {output}'  a program over a folder of bicubic thumbnails
-    restored:DIR[:THUMBNAILS]       what another program left already
+    restored:DIR[:THUMBNAILS]       existing pictures that another program restored
 
-    All files that are made, results, tables, plots and a report go into the folder of -o; a run that stopped
-    goes on there. docs/tasks/add-a-system.md has recipes for other people's systems.
+    Pictures, results, tables, plots and a report are written to the folder of -o; an interrupted run continues
+    from it. docs/tasks/add-a-system.md has recipes for other people's systems.
     """  # noqa: D301 (click wants the character)
     if (ablation is None) == (not systems and not methods):
         raise PlanError("name the systems to compare (--methods nano-x16,bicubic,jpeg@bytes), or give --ablation.")
@@ -333,19 +346,23 @@ def compare(
     metavar="DIR",
     required=True,
     type=click.Path(readable=False, path_type=Path),
-    help="For tables, plots and the report.",
+    help="Folder for tables, plots and the report.",
 )
-@click.option("--metrics", metavar="NAME,...", help="Only these, in this order. [default: all that were measured]")
-@click.option("--title", default="FaithEIR: comparison", show_default=True)
+@click.option("--metrics", metavar="NAME,...", help="Metrics to show, in this order. [default: all that were measured]")
+@click.option(
+    "--title", metavar="TEXT", default="FaithEIR: comparison", show_default=True, help="Title of tables and report."
+)
 @click.option(
     "--crop",
     "crops",
     metavar="PICTURE[@X,Y]",
     multiple=True,
-    help="Draw a sheet of crops, too, with a row for this photograph: its part from (X, Y), or the one with the "
-    "strongest edges. May be given several times.",
+    help="Add a sheet of crops with a row for this photograph, cropped from pixel (X, Y) on or at its strongest edges. "
+    "May be given several times.",
 )
-@click.option("--crop-size", type=click.IntRange(16, 1024), default=128, show_default=True, help="In pixels.")
+@click.option(
+    "--crop-size", type=click.IntRange(16, 1024), default=128, show_default=True, help="Side of the crops, in pixels."
+)
 @_table_options
 def report(
     results: tuple[Path, ...],
@@ -357,10 +374,10 @@ def report(
     published: str | None,
     pictures: int,
 ) -> None:
-    """Write tables, plots and the report of what was measured before, without measuring anything.
+    """Write tables, plots and a report from existing results.
 
-    RESULTS are the JSON files of `faitheir evaluate` and `faitheir compare`, in the order of the tables, and
-    folders of them. The photographs and what came back of them are read from where they were then.
+    RESULTS are JSON files of `faitheir evaluate` and `faitheir compare`, in the order of the tables, and folders of
+    them. Photographs and restored pictures are read from where they were when they were measured.
     """
     from faitheir.comparison.compare import write_comparison
     from faitheir.comparison.sheets import crop_sheet

@@ -11,11 +11,12 @@ import click
 from faitheir.cli.jobs import PlanError
 from faitheir.cli.messages import MESSAGES, printable, show_error
 from faitheir.errors import TrainingStopped, reason
+from faitheir.images import DEFAULT_MAX_PIXELS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EPILOG = """Exit status: 0, all was done; 1, something failed (the other files were done all the same); 2,
-nothing was begun, because the options, the inputs or the outputs cannot be as given; 130, interrupted."""
+EPILOG = """Exit status: 0: everything was done; 1: something failed, and the rest was done; 2: nothing was started,
+because options, inputs or outputs are invalid or conflicting; 130: interrupted."""
 
 
 class Commands(click.Group):
@@ -73,7 +74,7 @@ def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-recursive_option = click.option("-r", "--recursive", is_flag=True, help="Look into folders inside folders.")
+recursive_option = click.option("-r", "--recursive", is_flag=True, help="Include the folders inside folders.")
 
 batch_options = stack(
     click.argument("inputs", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path)),
@@ -83,10 +84,10 @@ batch_options = stack(
         "--output",
         metavar="DIR",
         type=click.Path(readable=False, path_type=Path),
-        help="Write into this folder, which is created where it is missing and gets the folder structure of "
-        "a folder that is read; otherwise outputs go beside their inputs.",
+        help="Write into this folder, in the folder structure of the inputs; it is created if it is missing. "
+        "[default: beside each input]",
     ),
-    click.option("--overwrite", is_flag=True, help="Do again what exists already, instead of skipping it."),
+    click.option("--overwrite", is_flag=True, help="Replace outputs that exist instead of skipping them."),
 )
 
 
@@ -98,37 +99,47 @@ def compute_options(*, dtype: str) -> Callable[[F], F]:
             type=click.Choice(["auto", "cpu", "cuda", "mps"]),
             default="auto",
             show_default=True,
-            help="Where to compute; auto: a GPU if there is one.",
+            help="Device to compute on; auto: a GPU if there is one, else the CPU.",
         ),
         click.option(
             "--dtype",
             type=click.Choice(["float32", "bfloat16", "float16", "auto"]),
             default=dtype,
             show_default=True,
-            help="Precision; auto: bfloat16 where the device is fast in it.",
+            help="Precision; auto: bfloat16 on devices that are fast in it, else float32.",
         ),
         click.option(
             "--tile",
             metavar="PIXELS",
             type=click.IntRange(min=1),
-            help="Side of the tiles a large picture is done in, in pixels of the full-size picture; smaller "
-            "tiles take less memory. [default: the model's]",
+            help="Side of the tiles that a large picture is processed in, in pixels of the full-size picture; smaller "
+            "tiles need less memory. [default: 512 for turbo models, else 2048]",
         ),
         click.option(
             "--base",
             metavar="DIR",
             type=click.Path(path_type=Path),
-            help="A local folder of SD-Turbo's weights, for turbo models. [default: the Hugging Face Hub]",
+            help="Local folder with SD-Turbo's weights, for turbo models. [default: the Hugging Face Hub]",
         ),
     )
 
 
 model_options = stack(
-    click.option("--scale", type=click.Choice(["16", "32"]), help="Use the embedded model for this scale."),
-    click.option("--model", metavar="MODEL", help="An embedded model, a model's folder, or a Hub id owner/name."),
+    click.option(
+        "--scale", type=click.Choice(["16", "32"]), help="Use the embedded model nano-x16 or nano-x32. [default: 16]"
+    ),
+    click.option("--model", metavar="MODEL", help="Embedded model, model folder, or Hub id (owner/name)."),
     compute_options(dtype="auto"),
 )
 
+max_pixels_option = click.option(
+    "--max-pixels",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=DEFAULT_MAX_PIXELS,
+    show_default=True,
+    help="Largest picture that is read or restored, in pixels; larger ones fail.",
+)
 
 fidelity_option = click.option(
     "--fidelity",
@@ -136,5 +147,5 @@ fidelity_option = click.option(
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="How to restore, from the same thumbnail: 0 is the most natural picture, 1 the truest, with least made up.",
+    help="Trade-off in the restored picture: 0: most natural detail, 1: lowest error.",
 )

@@ -9,7 +9,7 @@ import click
 
 from faitheir.cli.jobs import Group, Job, PlanError, find_inputs, memory_for, plan, run
 from faitheir.cli.messages import about, show_error
-from faitheir.cli.options import EPILOG, batch_options, fidelity_option, model_options, stack
+from faitheir.cli.options import EPILOG, batch_options, fidelity_option, max_pixels_option, model_options, stack
 from faitheir.errors import ThumbnailError
 from faitheir.files import (
     RESTORED_MARK,
@@ -19,13 +19,20 @@ from faitheir.files import (
     is_photograph,
     is_thumbnail,
 )
-from faitheir.images import Picture, read_picture, write_picture
+from faitheir.images import Picture, frame_count, read_picture, write_picture
 from faitheir.thumbnail import Thumbnail
 
 if TYPE_CHECKING:
     from faitheir.evaluation.roundtrip import Figures
     from faitheir.pipeline import Pipelines
 
+
+_all_frames_option = click.option(
+    "--all-frames",
+    is_flag=True,
+    help="Process every frame or page of animated and multi-page files; photo.gif gives photo.001.thumb.png and so on. "
+    "[default: the first]",
+)
 
 _restored_options = stack(
     click.option(
@@ -34,12 +41,12 @@ _restored_options = stack(
         type=click.Choice(["png", "jpg", "webp", "tiff"]),
         default="png",
         show_default=True,
-        help="Of restored pictures.",
+        help="Output format.",
     ),
     click.option(
         "--quality",
         type=click.IntRange(1, 100),
-        help="Of restored jpg and webp pictures. [default: 95 for jpg, lossless for webp]",
+        help="Quality of jpg and webp output. [default: 95 for jpg, lossless for webp]",
     ),
 )
 
@@ -84,37 +91,46 @@ def _batch(
 @click.command(epilog=EPILOG)
 @batch_options
 @model_options
+@max_pixels_option
+@_all_frames_option
 @click.option(
     "--format",
     "suffix",
     type=click.Choice(["png", "webp"]),
     default="png",
     show_default=True,
-    help="Of thumbnails.",
+    help="Format of the thumbnails.",
 )
 def downscale(
     inputs: tuple[Path, ...],
     recursive: bool,
     output: Path | None,
     overwrite: bool,
+    all_frames: bool,
     suffix: str,
     **options: Any,
 ) -> None:
-    """Make thumbnail files of photographs.
+    """Make thumbnail files from photographs.
 
-    INPUTS are pictures and folders. photo.jpg gives photo.thumb.png, an ordinary picture that holds what
-    `faitheir upscale` needs. In folders, files named like outputs (NAME.thumb.png, NAME.restored.png,
-    NAME.roundtrip.png) and hidden ones are passed over.
+    INPUTS are pictures and folders. photo.jpg becomes photo.thumb.png, an ordinary picture file that
+    `faitheir upscale` restores. In folders, hidden files and files named like outputs (NAME.thumb.png,
+    NAME.restored.png, NAME.roundtrip.png) are skipped. Several processes may share a folder.
     """
     found = find_inputs(inputs, recursive=recursive, wanted=is_photograph)
-    groups = plan(found, lambda base: [f"{base}{THUMBNAIL_MARK}.{suffix}"], output=output, overwrite=overwrite)
+    groups = plan(
+        found,
+        lambda base: [f"{base}{THUMBNAIL_MARK}.{suffix}"],
+        output=output,
+        overwrite=overwrite,
+        frames=frame_count if all_frames else None,
+    )
 
     def prepare() -> Callable[[Job], str]:
         pipeline = _pipelines(**options).for_thumbnail()
 
         def work(job: Job) -> str:
             (target,) = job.outputs
-            picture = read_picture(job.source)
+            picture = read_picture(job.source, max_pixels=pipeline.max_pixels, frame=job.frame)
             with memory_for(picture.width, picture.height):
                 thumbnail = pipeline.downscale_picture(picture)
             thumbnail.save(target)
@@ -128,6 +144,7 @@ def downscale(
 @click.command(epilog=EPILOG)
 @batch_options
 @model_options
+@max_pixels_option
 @fidelity_option
 @_restored_options
 def upscale(
@@ -141,11 +158,12 @@ def upscale(
 ) -> None:
     """Restore full-size pictures from thumbnail files.
 
-    INPUTS are thumbnails and folders. photo.thumb.png gives photo.restored.png. In folders, the files
-    NAME.thumb.png and NAME.thumb.webp are taken; where there are none, every picture.
+    INPUTS are thumbnails and folders. photo.thumb.png becomes photo.restored.png. In folders, files named
+    like thumbnails (NAME.thumb.png) are restored; if there are none, every picture is. Several processes may
+    share a folder.
 
-    A thumbnail names the model that made it, and that one is used unless --model names another. Where this
-    was stripped from the file, the size is that of the thumbnail times the scale.
+    The model that made a thumbnail restores it, unless --model names another. A thumbnail without metadata
+    is restored by the default model, to its own size times the scale.
     """
     _check_quality(suffix, quality)
     found = find_inputs(inputs, recursive=recursive, wanted=is_thumbnail, otherwise=is_photograph)
@@ -164,7 +182,7 @@ def upscale(
 
         def work(job: Job) -> str:
             (target,) = job.outputs
-            thumbnail = Thumbnail.open(job.source)
+            thumbnail = Thumbnail.open(job.source, max_pixels=pipelines.options["max_pixels"])
             scale, info = options["scale"], thumbnail.info
             if info is not None and pipelines.model is None and scale not in (None, str(info.scale)):
                 raise ThumbnailError(f"the thumbnail was made at scale {info.scale}; leave --scale {scale} out.")
@@ -193,6 +211,8 @@ def _figure_lines(figures: "Figures") -> list[str]:
 @click.command(epilog=EPILOG)
 @batch_options
 @model_options
+@max_pixels_option
+@_all_frames_option
 @fidelity_option
 @_restored_options
 def roundtrip(
@@ -200,20 +220,28 @@ def roundtrip(
     recursive: bool,
     output: Path | None,
     overwrite: bool,
+    all_frames: bool,
     suffix: str,
     quality: int | None,
     **options: Any,
 ) -> None:
-    """Downscale, restore from the file, and measure how close it comes.
+    """Downscale, restore, and measure the error.
 
-    INPUTS are pictures and folders. photo.jpg gives photo.thumb.png, photo.restored.png and, to look at,
-    photo.roundtrip.png: the original, the thumbnail enlarged, and the restored picture side by side. In
-    folders, files named like these and hidden ones are passed over.
+    INPUTS are pictures and folders. photo.jpg gives photo.thumb.png, photo.restored.png and
+    photo.roundtrip.png, which shows the original, the enlarged thumbnail and the restored picture side by
+    side. Everything is measured from the files. In folders, hidden files and files named like outputs are
+    skipped.
     """
     _check_quality(suffix, quality)
     found = find_inputs(inputs, recursive=recursive, wanted=is_photograph)
     endings = (f"{THUMBNAIL_MARK}.png", f"{RESTORED_MARK}.{suffix}", f"{SIDE_BY_SIDE_MARK}.png")
-    groups = plan(found, lambda base: [base + ending for ending in endings], output=output, overwrite=overwrite)
+    groups = plan(
+        found,
+        lambda base: [base + ending for ending in endings],
+        output=output,
+        overwrite=overwrite,
+        frames=frame_count if all_frames else None,
+    )
     measured: list[Figures] = []
 
     def prepare() -> Callable[[Job], str]:
@@ -222,7 +250,7 @@ def roundtrip(
         pipeline = _pipelines(**options).for_thumbnail()
 
         def work(job: Job) -> str:
-            picture = read_picture(job.source)
+            picture = read_picture(job.source, max_pixels=pipeline.max_pixels, frame=job.frame)
             thumbnail_path, restored_path, sheet_path = job.outputs
             with memory_for(picture.width, picture.height):
                 figures, thumbnail, restored = round_trip(

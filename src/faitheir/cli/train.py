@@ -21,27 +21,28 @@ from faitheir.cli.options import EPILOG
     "settings",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Change a setting, such as data.crop=128 or run=runs/other; a value is read as TOML where "
-    "it can be. May be given several times; counts for every CONFIG.",
+    help="Override a setting in every CONFIG, such as data.crop=128 or run=runs/other. May be given several times.",
 )
 @click.option(
-    "--init", metavar="MODEL", help="Start from this model: an embedded one, a folder, or a Hub id owner/name."
+    "--init", metavar="MODEL", help="Model to start from: embedded model, model folder, or Hub id (owner/name)."
 )
 @click.option(
     "--resume",
     metavar="auto|CHECKPOINT",
-    help="auto: go on from the last checkpoint in the run's folder, if there is one; or from the one given.",
+    help="Continue from this checkpoint; auto: from the run's last checkpoint, if there is one.",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Print what would be trained, memory and steps, take one step, write nothing."
+    "--dry-run",
+    is_flag=True,
+    help="Print the number of parameters and steps, take one step, print its memory, and write nothing.",
 )
 def train(
     configs: tuple[Path, ...], settings: tuple[str, ...], init: str | None, resume: str | None, dry_run: bool
 ) -> None:
-    """Train as CONFIG.toml says, and print the finished model's folder.
+    """Train a model from a recipe, and print its folder.
 
-    Several configurations are stages: each starts from the model that the one before left. On several GPUs:
-    accelerate launch -m faitheir train CONFIG.toml.
+    Several recipes are stages of one training: each starts from the model that the one before has finished. On
+    several GPUs: accelerate launch -m faitheir train CONFIG.toml.
     """
     overrides = {}
     for setting in settings:
@@ -69,30 +70,52 @@ def data() -> None:
 @data.command(epilog=EPILOG)
 @click.argument("source", type=click.Path(readable=False))
 @click.option(
-    "-o", "--output", metavar="DIR", required=True, type=click.Path(readable=False, path_type=Path), help="For shards."
+    "-o",
+    "--output",
+    metavar="DIR",
+    required=True,
+    type=click.Path(readable=False, path_type=Path),
+    help="Folder for the shards.",
 )
-@click.option("--crop", metavar="PIXELS", type=click.IntRange(min=1), help="Pack random squares of this side instead.")
-@click.option("--crops", type=click.IntRange(min=1), default=1, show_default=True, help="Squares from each photograph.")
+@click.option(
+    "--crop",
+    metavar="PIXELS",
+    type=click.IntRange(min=1),
+    help="Pack random square crops of this side, in pixels, instead of whole files.",
+)
+@click.option(
+    "--crops",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="With --crop: number of crops from each photograph.",
+)
 @click.option(
     "--format",
     "suffix",
     type=click.Choice(["webp", "png", "jpg"]),
     default="webp",
     show_default=True,
-    help="Of squares: webp and png lossless, jpg at quality 95.",
+    help="With --crop: format of the crops; webp and png are lossless, jpg has quality 95.",
 )
 @click.option(
-    "--shard-mb", type=click.IntRange(min=1), default=500, show_default=True, help="Megabytes that a shard holds."
+    "--shard-mb",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    help="Maximum size of a shard, in megabytes.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order, and the squares.")
-@click.option("--overwrite", is_flag=True, help="Replace shards that are there.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for shuffling and cropping."
+)
+@click.option("--overwrite", is_flag=True, help="Replace shards that exist.")
 def pack(
     source: str, output: Path, crop: int | None, crops: int, suffix: Any, shard_mb: int, seed: int, overwrite: bool
 ) -> None:
-    """Pack photographs into WebDataset shards (tar files), shuffled.
+    """Shuffle photographs and pack them into WebDataset shards (tar files).
 
-    SOURCE is a folder of photographs or shards, or a pattern of shards. The files go in as they are, or as random
-    squares with --crop. What cannot be read is left out and listed in DIR/unreadable.txt.
+    SOURCE is a folder of photographs or of shards, or a pattern that matches shards. Files are packed unchanged, or
+    as random square crops with --crop. Unreadable files are skipped and listed in DIR/unreadable.txt.
     """
     from tqdm import tqdm
 
