@@ -359,7 +359,7 @@ def test_shapes_of_16_and_32_times(scale: int, height: int, width: int, batch: i
 @pytest.mark.parametrize(("height", "width"), [(24, 32), (32, 17), (8, 8)])
 def test_sides_that_do_not_divide_are_refused(height: int, width: int) -> None:
     """Padding is the pipeline's business: the codec never returns a thumbnail of another size in silence."""
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ConfigError, match=f"multiples of 16; one is {width} x {height} pixels"):
         tiny().downscale(picture(height, width))
 
 
