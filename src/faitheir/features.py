@@ -6,7 +6,7 @@ None is part of this package. Each is loaded from a local file, or by the librar
 import math
 import pickle
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -329,19 +329,15 @@ def wasserstein_distance(
         ua, ub = (f.float() * (f.float().square().sum(1, keepdim=True) + 1e-10).rsqrt() for f in (fa, fb))
         for window in windows:
             side = min(window, *fa.shape[2:])
-            (ma, sa), (mb, sb) = (_local_statistics(u, side) for u in (ua, ub))
-            difference = (ma - mb).square() + (sa - sb).square()
+            difference = statistics_difference(*(_window_moments(u, side) for u in (ua, ub)))
             total = total + difference.sum(1).mean((1, 2)) / len(windows)
     return total
 
 
-def _local_statistics(x: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations in windows of ``side`` that overlap by half."""
+def _window_moments(x: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Means, and means of squares, in windows of ``side`` that overlap by half."""
     step = max(1, side // 2)
-    mean = F.avg_pool2d(x, side, step)
-    variance = F.avg_pool2d(x.square(), side, step) - mean.square()
-    # The floor keeps the root's gradient finite where a feature is constant.
-    return mean, (variance.clamp_min(0) + 1e-6).sqrt()
+    return F.avg_pool2d(x, side, step), F.avg_pool2d(x.square(), side, step)
 
 
 def average_pooled(network: FeatureNetwork) -> FeatureNetwork:
@@ -368,29 +364,29 @@ def wasserstein_distortion(
     at even positions, half a pixel beside those of the authors' code.
     """
 
-    def maps(x: Tensor) -> list[Tensor]:
-        found = [(x - network.mean) / network.std]
-        for scale in range(scales):
-            found += network(x)
-            if scale < scales - 1:
-                # What lies outside is the mean colour, as zeros are in the normalised picture.
-                x = _binomial((x - network.mean), 2) + network.mean
-        return found
+    def maps(x: Tensor) -> Iterator[Tensor]:
+        yield (x - network.mean) / network.std
+        for _ in range(scales):
+            yield from network(x)
+            # What lies outside is the mean colour, as zeros are in the normalised picture.
+            x = _binomial(x - network.mean, 2) + network.mean
 
     total = torch.zeros(len(a), device=a.device)
     for p, q in zip(maps(a), maps(b), strict=True):
         shrunk = sum(math.log2(whole / part) for whole, part in zip(a.shape[2:], p.shape[2:], strict=True)) / 2
         level = min(max(math.log2(sigma) - shrunk, 0.0), float(levels))
-        moments = [(x.float(), x.float().square()) for x in (p, q)]
-        for number in range(math.ceil(level) + 1):
-            if number:
-                step = 1 if number == 1 else 2
-                moments = [
-                    (_binomial(mean[:, :, ::step, ::step], 1), _binomial(square[:, :, ::step, ::step], 1))
-                    for mean, square in moments
-                ]
-            if (weight := 1 - abs(level - number)) > 0:
-                total = total + weight * statistics_difference(*moments).mean((1, 2, 3))
+        for parts in zip(*(torch.split(x.float(), 16, 1) for x in (p, q)), strict=True):  # few, to bound memory
+            moments = [(x, x.square()) for x in parts]
+            for number in range(math.ceil(level) + 1):
+                if number:
+                    step = 1 if number == 1 else 2
+                    moments = [
+                        (_binomial(mean[:, :, ::step, ::step], 1), _binomial(square[:, :, ::step, ::step], 1))
+                        for mean, square in moments
+                    ]
+                if (weight := 1 - abs(level - number)) > 0:
+                    found = statistics_difference(*moments).mean((2, 3)).sum(1)
+                    total = total + weight * found / p.shape[1]
     return total
 
 
@@ -403,10 +399,7 @@ def statistics_difference(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) ->
 
 def _binomial(x: Tensor, stride: int) -> Tensor:
     """Weights 1, 2, 1 across and down, zeros outside: (B, C, H, W) -> (B, C, H / stride, W / stride)."""
-    line = torch.tensor([0.25, 0.5, 0.25], device=x.device, dtype=x.dtype)
-    kernel = torch.outer(line, line)[None, None]
-    flat = F.conv2d(x.flatten(0, 1)[:, None], kernel, stride=stride, padding=1)
-    return flat.reshape(*x.shape[:2], *flat.shape[2:])
+    return F.avg_pool2d(F.avg_pool2d(x, 2, 1, padding=1), 2, stride)
 
 
 class _UnitDifference(torch.autograd.Function):

@@ -204,7 +204,7 @@ def _at_256(metric: PictureMetric) -> PictureMetric:
         if (short := min(height, width)) <= 256:
             return rgb
         size = 256 * width // short, 256 * height // short
-        return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
+        return np.array(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
 
     about = f"{metric.about}, shorter side 256"
     return PictureMetric(metric.name, about, lambda a, b: metric.measure(reduced(a), reduced(b)))
