@@ -15,10 +15,11 @@ LAYERS = [
     {"config", "storage", "devices", "hub"},
     {"images", "nn", "features", "tiling"},
     {"backbones", "thumbnail", "files"},
-    {"models", "untrusted"},
-    {"pipeline"},
+    {"models", "untrusted", "arguments"},
+    {"pipeline", "client"},
     {"evaluation"},
     {"comparison", "training"},
+    {"server"},
     {"cli"},
     {"__main__"},
 ]
@@ -38,6 +39,7 @@ EXTRAS = {
         "spandrel",
         "tifffile",
     ),
+    *("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"),
 }
 
 FILES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))

@@ -316,7 +316,7 @@ def test_the_console_would_tell(chromium: Any, tmp_path: Path) -> None:
 def test_all_pictures_are_shown_and_nothing_is_loaded(browser: Browser) -> None:
     for _ in NAMES:
         widths = browser.decoded()
-        assert len(widths) >= 1 + 3 * 2  # overview; original, thumbnail and bicubic, each with the original behind
+        assert len(widths) >= 1 + 1 + 2 * 2  # overview; original; thumbnail and bicubic, each with the original below
         assert min(widths) > 0
         browser.find("#next").click()
     assert all(
@@ -441,6 +441,22 @@ def test_pictures_and_systems_are_chosen(browser: Browser) -> None:
     )
     assert [len(sources) for sources in shown] == [1, 1]
     assert shown[0] == shown[1]
+
+
+def test_a_divider_uncovers_the_original_in_every_panel(browser: Browser) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.go_to("long")
+    dividers = browser.all(".divider")
+    assert len(dividers) == 3  # the original's own panel has none
+    assert "original" in dividers[0].get_attribute("aria-label")
+    dividers[1].send_keys(Keys.PAGE_UP, Keys.ARROW_RIGHT)
+    assert [divider.get_attribute("aria-valuenow") for divider in dividers] == ["12"] * 3
+    view = browser.all(".view")[1]
+    browser.drag(dividers[0], (0, 0), (view.size["width"] // 2, 0))
+    assert int(dividers[2].get_attribute("aria-valuenow")) == pytest.approx(62, abs=2)
+    dividers[1].send_keys(Keys.END)
+    assert browser.run("return [...document.querySelectorAll('.layer')].filter((e) => e.hidden).length") == 3
 
 
 @pytest.mark.parametrize("width", [360, 1400])

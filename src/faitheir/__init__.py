@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from faitheir.version import __version__
 
 if TYPE_CHECKING:
+    from faitheir.client import Client
     from faitheir.errors import FaithEIRError
     from faitheir.evaluation.evaluate import evaluate
     from faitheir.models import ModelConfig
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from faitheir.training.loop import train
 
 __all__ = [
+    "Client",
     "FaithEIR",
     "FaithEIRError",
     "FaithEIRPipeline",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Client": "client",
     "FaithEIR": "nn.codec",
     "FaithEIRError": "errors",
     "FaithEIRPipeline": "pipeline",

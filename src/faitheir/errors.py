@@ -39,6 +39,10 @@ class MissingDependencyError(FaithEIRError):
     """A feature needs an optional extra that is not installed."""
 
 
+class ServerError(FaithEIRError):
+    """A server refuses what was asked of it, or cannot be reached."""
+
+
 class TrainingStopped(FaithEIRError):  # noqa: N818 (not a fault: the user asked)
     """Training was told to stop by a signal, and saved a checkpoint first; ``status`` is the exit status for it."""
 

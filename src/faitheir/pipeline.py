@@ -1,7 +1,5 @@
 """Pictures in, pictures out: device, precision, tiles, files. The public face of a model."""
 
-import io
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,26 +8,32 @@ from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, Literal, Self, TypeAlias, TypeVar, Unpack, get_args, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, get_args, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from faitheir.arguments import (
+    Many,
+    OutputType,
+    PictureLike,
+    ThumbnailLike,
+    as_many,
+    as_output,
+    as_picture,
+    as_thumbnail,
+)
 from faitheir.devices import resolve_device, resolve_dtype
-from faitheir.errors import ConfigError, ImageError, ModelError, ThumbnailError
+from faitheir.errors import ConfigError, ModelError, ThumbnailError
 from faitheir.hub import HubOptions
 from faitheir.images import (
     DEFAULT_MAX_PIXELS,
     Picture,
     UInt8Array,
-    decode_picture,
     fill_transparent,
     pad_to_multiple,
-    picture_from_array,
-    picture_from_pil,
-    read_picture,
     resize_alpha,
 )
 from faitheir.models import (
@@ -47,18 +51,10 @@ from faitheir.models import (
     stored_state,
 )
 from faitheir.nn.codec import FaithEIR
-from faitheir.storage import PathLike
 from faitheir.thumbnail import Thumbnail, ThumbnailInfo
 from faitheir.tiling import Float32Array, Progress, process_tiles
 
 T = TypeVar("T")
-
-#: One picture, in any of the forms a caller may have it. Arrays are (H, W), (H, W, 1 to 4); tensors (3, H, W).
-PictureLike: TypeAlias = PathLike | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | Picture
-ThumbnailLike: TypeAlias = PictureLike | Thumbnail
-Many: TypeAlias = list[Any] | tuple[Any, ...]
-
-OutputType = Literal["pil", "np", "pt"]
 
 #: Pixels of the full-size picture by which tiles overlap, at least.
 OVERLAP = 128
@@ -367,14 +363,14 @@ class FaithEIRPipeline:
         Raises ImageError for what is no picture, or too large a one.
         """
         limit = self.max_pixels if max_pixels is None else max_pixels
-        if (many := _as_many(image)) is not None:
-            pictures = (_as_picture(item, limit) for item in many)
+        if (many := as_many(image)) is not None:
+            pictures = (as_picture(item, limit) for item in many)
             return [
                 thumbnail
                 for batch in self._batches(pictures, lambda p: (p.height, p.width), self.scale)
                 for thumbnail in self._downscale_batch(batch, callback)
             ]
-        return self.downscale_picture(_as_picture(image, limit), callback=callback)
+        return self.downscale_picture(as_picture(image, limit), callback=callback)
 
     @overload
     def upscale(
@@ -457,17 +453,17 @@ class FaithEIRPipeline:
         """
         if output_type not in get_args(OutputType):
             raise ConfigError(f"output_type is {output_type!r}; choose one of {', '.join(get_args(OutputType))}.")
-        if (many := _as_many(thumbnail)) is not None:
-            thumbnails = (_as_thumbnail(item) for item in many)
+        if (many := as_many(thumbnail)) is not None:
+            thumbnails = (as_thumbnail(item) for item in many)
             return [
-                _as_output(picture, output_type)
+                as_output(picture, output_type)
                 for batch in self._batches(thumbnails, lambda t: (t.picture.height, t.picture.width), 1)
                 for picture in self._upscale_batch(batch, fidelity, callback, max_pixels)
             ]
         picture = self.upscale_thumbnail(
-            _as_thumbnail(thumbnail), fidelity=fidelity, callback=callback, max_pixels=max_pixels
+            as_thumbnail(thumbnail), fidelity=fidelity, callback=callback, max_pixels=max_pixels
         )
-        return _as_output(picture, output_type)
+        return as_output(picture, output_type)
 
     def _batches(self, items: Iterable[T], size: Callable[[T], tuple[int, int]], cell: int) -> Iterator[Sequence[T]]:
         """Neighbours of one ``size``, as many as fill a tile: a batch takes no more memory than a tile does.
@@ -589,7 +585,7 @@ def pipeline_for(
     ``thumbnail``: as for ``FaithEIRPipeline.upscale``. ``default``, ``options``: see ``Pipelines``. Raises ModelError
     where the model that made it is not in this package.
     """
-    return Pipelines(default=default, **options).for_thumbnail(_as_thumbnail(thumbnail))
+    return Pipelines(default=default, **options).for_thumbnail(as_thumbnail(thumbnail))
 
 
 def _to_uint8(values: Float32Array) -> UInt8Array:
@@ -607,66 +603,3 @@ def _smallest(weight: Tensor) -> Tensor:
 def _stack(pictures: Sequence[Picture]) -> UInt8Array:
     """(B, H, W, 3), of one picture without a copy."""
     return pictures[0].rgb[None] if len(pictures) == 1 else np.stack([picture.rgb for picture in pictures])
-
-
-def _as_many(image: Any) -> Iterable[Any] | None:
-    """The pictures in a list or a batch; None for a single one."""
-    if isinstance(image, (list, tuple)) or (isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4):
-        return image
-    return None
-
-
-def _as_bytes(source: Any) -> tuple[bytes, str] | None:
-    """What is in bytes or in a file opened for reading, and what errors call it; None for anything else."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source), "the data"
-    if not hasattr(source, "read"):
-        return None
-    name = getattr(source, "name", None)
-    name = name if isinstance(name, str) else "the data"
-    data = source.read()
-    if not isinstance(data, bytes):
-        raise ImageError(f"{name} was opened as text; open it in binary mode, 'rb'.")
-    return data, name
-
-
-def _as_picture(image: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
-    if isinstance(image, Picture):
-        return image
-    if isinstance(image, (str, os.PathLike)):
-        return read_picture(image, max_pixels=max_pixels)
-    if isinstance(image, Image.Image):
-        return picture_from_pil(image)
-    if isinstance(image, np.ndarray):
-        return picture_from_array(image)
-    if isinstance(image, Tensor):
-        if image.ndim != 3:
-            raise ImageError(f"a picture as a tensor must be (C, H, W), not {tuple(image.shape)}")
-        values = image.detach().cpu()
-        values = values.float() if values.is_floating_point() else values
-        return picture_from_array(values.permute(1, 2, 0).numpy())
-    if (found := _as_bytes(image)) is not None:
-        return decode_picture(io.BytesIO(found[0]), found[1], max_pixels=max_pixels)
-    raise ImageError(
-        f"a picture must be a path, bytes, an open file, a PIL image, an array or a tensor, not {type(image).__name__}"
-    )
-
-
-def _as_output(picture: Picture, output_type: OutputType) -> Image.Image | UInt8Array | Tensor:
-    if output_type == "pil":
-        return picture.to_pil()
-    parts = [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha[:, :, None]]
-    array = np.concatenate(parts, 2)
-    return array if output_type == "np" else torch.from_numpy(array).permute(2, 0, 1).float() / 255
-
-
-def _as_thumbnail(thumbnail: Any) -> Thumbnail:
-    if isinstance(thumbnail, Thumbnail):
-        return thumbnail
-    if isinstance(thumbnail, (str, os.PathLike)):
-        return Thumbnail.open(thumbnail)
-    if isinstance(thumbnail, Image.Image):
-        return Thumbnail.from_pil(thumbnail)
-    if (found := _as_bytes(thumbnail)) is not None:
-        return Thumbnail.decode(found[0])
-    return Thumbnail(_as_picture(thumbnail), None)

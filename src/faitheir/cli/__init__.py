@@ -2,7 +2,7 @@
 
 import click
 
-from faitheir.cli import info, measure, pictures, train
+from faitheir.cli import info, measure, pictures, serve, train
 from faitheir.cli.options import EPILOG, Commands, verbose_option
 
 
@@ -30,5 +30,6 @@ for _command in (
     *(pictures.downscale, pictures.upscale, pictures.roundtrip, info.info),
     *(measure.evaluate, measure.compare, measure.report),
     *(train.train, train.data),
+    serve.serve,
 ):
     main.add_command(_command)

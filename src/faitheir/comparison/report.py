@@ -64,13 +64,13 @@ def write_report(
     measured = [result for result in results if result.kind != "published"]
     order = _order(measured, sort)
     data, kept, left = _pictures(measured, order, metrics, pictures, max_bytes, progress)
-    script = _page("report.js")
+    script = _page("slider.js") + _page("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     count = len({picture.picture for result in measured for picture in result.pictures})
     text = Template(_page("report.html")).substitute(
         title=html.escape(title),
         lead=f"{_count(len(measured), 'measured system')}, {_count(count, 'picture')}; made by FaithEIR {__version__}.",
-        style=_page("report.css"),
+        style=_page("slider.css") + _page("report.css"),
         script=script,
         script_hash=f"sha256-{digest}",
         table="\n".join(to_html(t, f"note{i or ''}") for i, t in enumerate(tables_of(results, metrics))),

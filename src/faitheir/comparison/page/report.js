@@ -1,4 +1,4 @@
-"use strict";
+// slider.js stands before this, in the same module.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   if (!data.pictures.length) return;
@@ -8,7 +8,6 @@
     element.append(...children);
     return element;
   };
-  const clamp = (value, low, high) => (low > high ? (low + high) / 2 : Math.min(Math.max(value, low), high));
   const number = (value) => (value === "inf" ? Infinity : value === "-inf" ? -Infinity : value);
 
   const metrics = Object.fromEntries(data.metrics.map((metric) => [metric.key, metric]));
@@ -29,9 +28,8 @@
 
   let picture = null;   // of data.pictures
   let ordered = [];     // data.pictures as they are listed
-  let panels = [];      // {view, image, spec, original}
-  let x = 0, y = 0;     // centre of the part shown, in pixels of the picture
-  let zoom = 2;         // screen pixels for each of the picture's
+  const range = at("zoom");
+  const stage = new Stage(at("panels"), () => [2 ** range.min, 2 ** range.max], placed);
 
   /** Where an image lies, in pixels of the picture: it may reach beyond the right and bottom edges. */
   function specOf(key) {
@@ -66,61 +64,30 @@
 
   function fill() {
     const on = choices.filter((choice) => at(`show-${choice.key}`).checked);
-    const original = specOf("original");
-    panels = [];
+    const original = { ...specOf("original"), alt: "" };
+    const panes = [];
     at("panels").replaceChildren(...on.map((choice) => {
       const spec = specOf(choice.key);
-      const view = make("div", { className: "view" });
-      const panel = { view, spec, image: null, original: null };
+      let view;
       if (spec.source) {
-        panel.image = make("img", { src: spec.source, alt: `${choice.label}: ${picture.name}`, draggable: false });
-        panel.original = make("img", { src: original.source, alt: "", draggable: false, hidden: true });
-        view.append(panel.image, panel.original);
+        const layer = { ...spec, alt: `${choice.label}: ${picture.name}` };
+        const pane = choice.key === "original" ? new Pane(layer) :
+          new Pane(original, layer, `Divider between the original, on its left, and ${choice.label}`);
+        panes.push(pane);
+        view = pane.view;
       } else {
-        view.append(make("p", { textContent: spec.why }));
+        view = make("div", { className: "view" }, make("p", { textContent: spec.why }));
       }
-      panels.push(panel);
       return make("figure", {}, view, caption(choice));
     }));
-    flip();
-    place();
+    stage.show(panes, [picture.width, picture.height], picture.window);
   }
 
-  function flip() {
-    const flipped = at("flip").checked;
-    for (const panel of panels) {
-      if (!panel.image) continue;
-      panel.image.hidden = flipped;
-      panel.original.hidden = !flipped;
-    }
-  }
-
-  /** Width and height of the part shown, in pixels of the picture. */
-  function extent() {
-    const view = panels[0]?.view;
-    return view ? [view.clientWidth / zoom, view.clientHeight / zoom] : [240 / zoom, 240 / zoom];
-  }
-
-  function place() {
+  /** The part that is shown, in the small picture and in words. */
+  function placed() {
+    const { x, y, zoom } = stage;
     const [left, top, width, height] = picture.window;
-    const [w, h] = extent();
-    x = clamp(x, left + w / 2, left + width - w / 2);
-    y = clamp(y, top + h / 2, top + height - h / 2);
-    const put = (image, spec) => {
-      const beyond = [1 - (picture.width - spec.left) / spec.width, 1 - (picture.height - spec.top) / spec.height];
-      const [right, bottom] = beyond.map((part) => `${100 * Math.max(0, part)}%`);
-      const [dx, dy] = [(spec.left - x + w / 2) * zoom, (spec.top - y + h / 2) * zoom];
-      Object.assign(image.style, {
-        width: `${spec.width * zoom}px`, height: `${spec.height * zoom}px`,
-        transform: `translate(${Math.round(dx)}px, ${Math.round(dy)}px)`, clipPath: `inset(0 ${right} ${bottom} 0)`,
-      });
-    };
-    const original = specOf("original");
-    for (const panel of panels) {
-      if (!panel.image) continue;
-      put(panel.image, panel.spec);
-      put(panel.original, original);
-    }
+    const [w, h] = stage.extent();
     const box = (element, l, t, r, b) => Object.assign(element.style, {
       left: `${(100 * l) / picture.width}%`, top: `${(100 * t) / picture.height}%`,
       width: `${(100 * (r - l)) / picture.width}%`, height: `${(100 * (b - t)) / picture.height}%`,
@@ -129,6 +96,8 @@
       Math.min(left + width, x + w / 2), Math.min(top + height, y + h / 2)];
     box(at("region"), ...edges);
     box(at("window"), left, top, left + width, top + height);
+    range.value = Math.log2(zoom);
+    range.setAttribute("aria-valuetext", `${+zoom.toFixed(2)} times`);
     const [l, t, r, b] = edges.map(Math.round);
     at("where").textContent =
       `Shown: ${l}–${r} of ${picture.width} across, ${t}–${b} of ${picture.height} down, zoom ${+zoom.toFixed(2)}`;
@@ -140,7 +109,7 @@
     at("whole").src = picture.overview;
     at("whole").alt = `all of ${picture.name}`;
     at("window").hidden = picture.window[2] === picture.width && picture.window[3] === picture.height;
-    [x, y] = picture.start;
+    [stage.x, stage.y] = picture.start;
     fill();
   }
 
@@ -167,60 +136,13 @@
 
   const step = (by) => choose(ordered[(ordered.indexOf(picture) + by + ordered.length) % ordered.length]);
 
-  function setZoom(exponent) {
-    const range = at("zoom");
-    range.value = clamp(exponent, +range.min, +range.max);
-    zoom = 2 ** +range.value;
-    range.setAttribute("aria-valuetext", `${+zoom.toFixed(2)} times`);
-    if (picture) place();
-  }
-
-  function onKey(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const [w, h] = extent();
-    const part = event.shiftKey ? 1 : 1 / 8;
-    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    if (event.key in moves) {
-      const [dx, dy] = moves[event.key];
-      x += dx * Math.max(1, Math.round(w * part));
-      y += dy * Math.max(1, Math.round(h * part));
-      place();
-    } else if (event.key === "+" || event.key === "=") {
-      setZoom(+at("zoom").value + 0.5);
-    } else if (event.key === "-" || event.key === "_") {
-      setZoom(+at("zoom").value - 0.5);
-    } else {
-      return;
-    }
-    event.preventDefault();
-  }
-
   function onOverview(event) {
     if (event.type === "pointerdown") at("overview").setPointerCapture(event.pointerId);
     else if (!at("overview").hasPointerCapture(event.pointerId)) return;
     const box = at("overview").getBoundingClientRect();
-    x = ((event.clientX - box.left) / box.width) * picture.width;
-    y = ((event.clientY - box.top) / box.height) * picture.height;
-    place();
-  }
-
-  let grip = null;  // where a panel was taken hold of
-  function onPanel(event) {
-    const view = event.target.closest(".view");
-    if (event.type === "pointerdown" && view && event.pointerType !== "touch" && event.button === 0) {
-      grip = { id: event.pointerId, view, left: event.clientX, top: event.clientY, x, y };
-      view.setPointerCapture(event.pointerId);
-      view.classList.add("dragged");
-    } else if (grip && event.pointerId === grip.id) {
-      if (event.type === "pointermove") {
-        x = grip.x - (event.clientX - grip.left) / zoom;
-        y = grip.y - (event.clientY - grip.top) / zoom;
-        place();
-      } else if (event.type !== "pointerdown") {
-        grip.view.classList.remove("dragged");
-        grip = null;
-      }
-    }
+    stage.x = ((event.clientX - box.left) / box.width) * picture.width;
+    stage.y = ((event.clientY - box.top) / box.height) * picture.height;
+    stage.place();
   }
 
   at("shown").append(...choices.map((choice) => {
@@ -240,17 +162,13 @@
   at("picture").addEventListener("change", () => choose(ordered[at("picture").selectedIndex]));
   at("previous").addEventListener("click", () => step(-1));
   at("next").addEventListener("click", () => step(1));
-  at("zoom").addEventListener("input", () => setZoom(+at("zoom").value));
-  at("out").addEventListener("click", () => setZoom(+at("zoom").value - 0.5));
-  at("in").addEventListener("click", () => setZoom(+at("zoom").value + 0.5));
-  at("flip").addEventListener("change", flip);
-  for (const id of ["overview", "panels"]) at(id).addEventListener("keydown", onKey);
+  range.addEventListener("input", () => stage.zoomTo(2 ** range.value));
+  at("out").addEventListener("click", () => stage.zoomTo(stage.zoom / Math.SQRT2));
+  at("in").addEventListener("click", () => stage.zoomTo(stage.zoom * Math.SQRT2));
+  at("flip").addEventListener("change", () => stage.divide(at("flip").checked ? 1 : 0));
+  at("overview").addEventListener("keydown", (event) => stage.onKey(event));
   for (const type of ["pointerdown", "pointermove"]) at("overview").addEventListener(type, onOverview);
-  for (const type of ["pointerdown", "pointermove", "pointerup", "pointercancel"]) {
-    at("panels").addEventListener(type, onPanel);
-  }
   at("browser").hidden = false;
-  setZoom(1);
+  stage.zoom = 2;
   sort();
-  new ResizeObserver(() => place()).observe(at("panels"));
 })();

@@ -1,0 +1,141 @@
+"""The server process: address, signals, and connections that say nothing."""
+
+import asyncio
+import socket
+import warnings
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from faitheir.errors import ConfigError, MissingDependencyError, StorageError, why
+from faitheir.images import PictureWarning
+from faitheir.pipeline import WeightsMismatchWarning
+from faitheir.server.app import Access, create_app
+from faitheir.server.service import Service
+
+if TYPE_CHECKING:
+    import uvicorn
+
+#: Seconds for a request's headers to arrive, and for a connection to be kept without one.
+HEADER_SECONDS, IDLE_SECONDS = 20, 5
+#: Connections at once; a 503 is the answer to further ones.
+CONNECTIONS = 512
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches ``host``."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(
+    service: Service, host: str, port: int, access: Access, *, announce: Callable[[str], None] = lambda _: None
+) -> None:
+    """Serve until SIGTERM or SIGINT; what is under way is finished then, and what waits is refused.
+
+    ``port``: 0 for any that is free. ``announce`` gets the address once it is listened to. Raises ConfigError for an
+    address that others reach without a token, StorageError where it cannot be listened to, and what ``Service.load``
+    raises.
+    """
+    try:
+        import fastapi  # noqa: F401 (is it there?)
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError("`faitheir serve` needs more packages: pip install 'faitheir[serve]'.") from None
+    if access.token is None and not is_loopback(host):
+        raise ConfigError(f"{host} can be reached from other machines; give a --token that they must show.")
+    # What is to be said of a file is for those who sent it, not for the log.
+    for category in (WeightsMismatchWarning, PictureWarning):
+        warnings.filterwarnings("ignore", category=category)
+    service.load()
+    listening = listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    announce(f"http://{shown}:{listening.getsockname()[1]}/")
+    make_server(service, access).run([listening])
+
+
+def make_server(service: Service, access: Access) -> "uvicorn.Server":
+    """A server of a service whose models are loaded, or will be by another thread."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, *_: Any) -> None:
+            # uvicorn would raise the signal once more at the end: to be told to stop is no failure.
+            self.should_exit = True
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            service.close()
+            await super().shutdown(sockets)
+
+    return Server(
+        uvicorn.Config(
+            create_app(service, access),
+            http=_protocol(),
+            ws="none",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=IDLE_SECONDS,
+            limit_concurrency=CONNECTIONS,
+        )
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises StorageError where that cannot be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(256)
+        listening.set_inheritable(False)
+    except OSError as error:
+        raise StorageError(f"{host}:{port} cannot be listened to ({why(error)}); choose another --port.") from None
+    return listening
+
+
+def _protocol() -> type[asyncio.Protocol]:
+    """The protocol of uvicorn, with a limit on the time in which a request's headers must have come."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        _silent: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._await_request()
+
+        def data_received(self, data: bytes) -> None:
+            if self._silent is None and self._between:
+                self._await_request()
+            super().data_received(data)
+            if not self._between and self._silent is not None:
+                self._silent.cancel()
+                self._silent = None
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._silent is not None:
+                self._silent.cancel()
+            super().connection_lost(exc)
+
+        @property
+        def _between(self) -> bool:
+            """Whether no request is being served."""
+            return self.cycle is None or self.cycle.response_complete
+
+        def _await_request(self) -> None:
+            self._silent = self.loop.call_later(HEADER_SECONDS, self._drop)
+
+        def _drop(self) -> None:
+            self._silent = None
+            if self._between and not self.transport.is_closing():
+                self.transport.close()
+
+    return Protocol
