@@ -156,8 +156,8 @@ def load_image(
     """
     with _translated(name) as about:
         image = _open(file, name, frame or 0)
-        about.size = image.size
         _check_size(image.size, name, file, max_pixels, pixels_per_byte)
+        about.size = image.size
         if frame is None and _frames(image, at_most=2) > 1:
             _warn("several frames or pages are in this file, and only the first is read; --all-frames writes each")
         if enough is not None:
@@ -446,6 +446,8 @@ def _check_size(
     size: tuple[int, int], name: str, file: BinaryIO, max_pixels: int, pixels_per_byte: float | None = None
 ) -> None:
     width, height = size
+    if not (isinstance(width, int) and isinstance(height, int)):  # a TIFF may store fractions
+        raise ValueError("its size is no whole number")
     if width * height > max_pixels:
         raise ImageError(
             f"{name} says it is {width} x {height} pixels, above the limit of {max_pixels} pixels; "
