@@ -141,7 +141,7 @@ def test_down_and_up_beside_the_input(run: Callable[..., str], photo: Photo, tmp
     assert "70 x 45 -> 5 x 3" in run("downscale", source)
     thumbnail = Thumbnail.open(tmp_path / "photo.thumb.png")
     assert thumbnail.info is not None
-    assert (thumbnail.info.model, thumbnail.info.width, thumbnail.info.height) == ("tiny-x16", 70, 45)
+    assert (thumbnail.info.scale, thumbnail.size) == (16, (70, 45))
     assert "5 x 3 -> 70 x 45" in run("upscale", tmp_path / "photo.thumb.png")
     assert Image.open(tmp_path / "photo.restored.png").size == (70, 45)
     assert names(tmp_path) == {"photo.jpg", "photo.thumb.png", "photo.restored.png"}
@@ -700,13 +700,13 @@ def test_info_of_thumbnails(embedded: Path, photo: Photo, tmp_path: Path, tiny_m
         assert part in text
     shutil.rmtree(embedded / "nano-x16")
     save_tiny_model(embedded / "nano-x16", model_config(name="nano-x16"), seed=5)
-    assert "other weights" in ok("info", path)
+    assert "unknown (not in this package" in ok("info", path)
     ok("downscale", photo("b.png"), "--model", tiny_model)
-    assert "tiny-x16 (not in this package" in ok("info", tmp_path / "b.thumb.png")
+    assert "unknown (not in this package" in ok("info", tmp_path / "b.thumb.png")
     stripped(path)
     text = ok("info", tmp_path)  # of all thumbnails in a folder
     assert "stripped" in text
-    assert "tiny-x16" in text
+    assert FaithEIRPipeline.from_pretrained(tiny_model).weights in text
 
 
 def test_info_goes_on_after_a_failure(tiny_model: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(faitheir.__file__).parent
 #: A part of the package may import of itself and of the layers before its own, and of nothing else.
 LAYERS = [
     {"errors", "version"},
-    {"config", "storage", "devices", "hub"},
+    {"config", "storage", "devices", "hub", "containers", "legacy"},
     {"images", "nn", "features", "tiling"},
     {"backbones", "thumbnail", "files"},
     {"models", "untrusted", "arguments"},

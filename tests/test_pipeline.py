@@ -135,10 +135,10 @@ def test_other_weights_and_another_scale_are_told(pipeline: FaithEIRPipeline) ->
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pipeline.upscale(made)
-    other = Thumbnail(made.picture, ThumbnailInfo(16, 32, 32, "somebody's", "0123456789abcdef"))
+    other = Thumbnail(made.picture, ThumbnailInfo(16, 32, 32, "0123456789abcdef", "somebody's"))
     with pytest.warns(WeightsMismatchWarning, match=r"0123456789abcdef of 'somebody's'"):
         pipeline.upscale(other)
-    smaller = Thumbnail(made.picture, ThumbnailInfo(32, 64, 64, "nano-x32", "0123456789abcdef"))
+    smaller = Thumbnail(made.picture, ThumbnailInfo(32, 64, 64, "0123456789abcdef", "nano-x32"))
     with pytest.raises(ThumbnailError, match=r"32x by the weights 0123456789abcdef of 'nano-x32'"):
         pipeline.upscale(smaller)
 
@@ -170,12 +170,12 @@ def test_a_thumbnail_finds_the_model_whose_weights_made_it(several: Path) -> Non
 def test_a_thumbnail_of_unknown_weights_has_the_model_of_its_name_or_none(several: Path) -> None:
     small = Picture(noise(4, 4))
     pipelines = Pipelines()
-    of_name = Thumbnail(small, ThumbnailInfo(16, 64, 64, "a", "0123456789abcdef"))
+    of_name = Thumbnail(small, ThumbnailInfo(16, 64, 64, "0123456789abcdef", "a"))
     found = pipelines.for_thumbnail(of_name)
     assert found.weights == FaithEIRPipeline.from_pretrained("a").weights
     with pytest.warns(WeightsMismatchWarning, match="0123456789abcdef of 'a'"):
         found.upscale(of_name)
-    stranger = Thumbnail(small, ThumbnailInfo(16, 64, 64, str(several / "weights" / "a"), "0123456789abcdef"))
+    stranger = Thumbnail(small, ThumbnailInfo(16, 64, 64, "0123456789abcdef", str(several / "weights" / "a")))
     with pytest.raises(ModelError, match=r"weights 0123456789abcdef of .* give the folder or the Hub id"):
         pipelines.for_thumbnail(stranger)
 
@@ -183,7 +183,7 @@ def test_a_thumbnail_of_unknown_weights_has_the_model_of_its_name_or_none(severa
 def test_weights_are_hashed_once_while_their_file_stays(several: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     monkeypatch.setattr(models, "read_weights", lambda folder: read.append(folder) or read_weights(folder))
-    thumbnail = Thumbnail(Picture(noise(2, 2)), ThumbnailInfo(32, 64, 64, "b", "0123456789abcdef"))
+    thumbnail = Thumbnail(Picture(noise(2, 2)), ThumbnailInfo(32, 64, 64, "0123456789abcdef", "b"))
     for _ in range(3):
         assert models.model_for(thumbnail.info) == "b"
     assert len(read) == 1, "those of other scales are not read"

@@ -44,7 +44,7 @@ def test_warnings_come_back() -> None:
 
 
 def test_thumbnails_keep_what_they_say() -> None:
-    info = ThumbnailInfo(16, 100, 60, "nano-x16", "0123456789abcdef")
+    info = ThumbnailInfo(16, 100, 60, "0123456789abcdef")
     data = Thumbnail(Picture(RNG.integers(0, 256, (4, 7, 3), dtype=np.uint8)), info).encode()
     thumbnail = decode_untrusted_thumbnail(data)
     assert thumbnail.info == info

@@ -250,7 +250,7 @@ class FaithEIRPipeline:
             if alpha is not None:
                 alpha = resize_alpha(pad_to_multiple(alpha, self.scale), (grid[1], grid[0]))
             small = Picture(np.array(rgb[: grid[0], : grid[1]]), alpha, picture.exif, picture.icc_profile)
-            thumbnails.append(Thumbnail(small, ThumbnailInfo(self.scale, width, height, self.name, self.weights)))
+            thumbnails.append(Thumbnail(small, ThumbnailInfo(self.scale, width, height, self.weights)))
         return thumbnails
 
     def upscale_thumbnail(

@@ -45,7 +45,7 @@ def thumbnail_case(height: int = 4, width: int = 5) -> Case:
     old, new = (
         Thumbnail(
             Picture(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)),
-            ThumbnailInfo(16, 16 * width, 16 * height, "tiny", "0123456789abcdef"),
+            ThumbnailInfo(16, 16 * width, 16 * height, "0123456789abcdef"),
         )
         for _ in range(2)
     )

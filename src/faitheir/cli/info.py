@@ -175,7 +175,7 @@ def _describe_model(config: "ModelConfig", where: str, weights: str | None = Non
 
 
 def _describe_thumbnail(path: Path) -> str:
-    from faitheir.models import embedded_models, find_model, read_weights, weights_hash
+    from faitheir.models import find_model, model_for, stored_hash
 
     thumbnail = Thumbnail.open(path)
     picture, size = thumbnail.picture, path.stat().st_size
@@ -183,18 +183,22 @@ def _describe_thumbnail(path: Path) -> str:
     if (made := thumbnail.info) is None:
         rows.append(("metadata", "none of FaithEIR's: stripped, or another program's picture"))
     else:
-        if made.model not in embedded_models():
-            here = "not in this package; restore with --model"
-        elif weights_hash(read_weights(find_model(made.model))) == made.weights:
-            here = "in this package, with the same weights"
+        try:
+            model = model_for(made)
+        except ModelError:
+            model, here = made.model or "unknown", "not in this package; restore with --model"
         else:
-            here = "in this package, but with other weights: it will not restore this faithfully"
+            same = stored_hash(find_model(model)) == made.weights
+            here = (
+                "in this package, with the same weights"
+                if same
+                else ("in this package, but with other weights: it will not restore this faithfully")
+            )
         rows += [
             ("original size", f"{made.width} x {made.height} pixels"),
             ("scale", str(made.scale)),
             ("bits per pixel", f"{size * 8 / (made.width * made.height):.4f}"),
-            ("model", f"{made.model} ({here})"),
+            ("model", f"{model} ({here})"),
             ("weights", made.weights),
-            ("format version", str(made.format_version)),
         ]
     return "\n".join(f"{name:<18}{value}" for name, value in rows)

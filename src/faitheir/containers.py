@@ -1,0 +1,171 @@
+"""Picture files as rows of chunks: a few private bytes put where viewers skip them, and what costs bytes left out.
+
+Private bytes are called ``faIr`` in every format:
+
+- PNG: a chunk of that name after the header. By its letters it is ancillary, private and safe to copy.
+- WebP: a chunk of that name at the end, which asks for an extended file (VP8X); readers skip chunks they do not know.
+- JPEG: a comment that begins with the name. Of all segments it is the one that tools copy most often.
+- AVIF: a box of that name at the end; readers skip boxes they do not know.
+
+Nothing here raises for a damaged file: what cannot be followed is not found.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+
+NAME = b"faIr"
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+#: Longer private bytes are nobody's of ours, and are not read.
+_MOST = 4096
+
+# Flags of VP8X.
+_ALPHA, _EXIF = 0x10, 0x08
+# JPEG markers: tables, comment, JFIF header, start of scan.
+_DHT, _DQT, _COM, _APP0, _SOS = 0xC4, 0xDB, 0xFE, 0xE0, 0xDA
+
+
+def put_private(data: bytes, payload: bytes) -> bytes:
+    """The PNG, WebP, JPEG or AVIF file ``data``, as an encoder wrote it, with ``payload`` in it.
+
+    It grows by 12 bytes (PNG), 8 (JPEG and AVIF) or 8 (WebP; 26 where it was no extended file), and the payload.
+    """
+    kind = _kind(data)
+    if kind == "png":
+        end_of_header = len(_PNG) + 25
+        return data[:end_of_header] + _png_chunk(NAME, payload) + data[end_of_header:]
+    if kind == "webp":
+        return extend_webp(data, {NAME: payload})
+    if kind == "jpeg":
+        at = 2
+        while 0xE0 <= data[at + 1] <= 0xEF:  # EXIF wants to be the first segment
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        return data[:at] + _jpeg_segment(_COM, NAME + payload) + data[at:]
+    if kind == "avif":
+        return data + struct.pack(">I", 8 + len(payload)) + NAME + payload
+    raise ValueError("not a PNG, WebP, JPEG or AVIF file")
+
+
+def get_private(data: bytes) -> list[bytes]:
+    """Every payload that ``put_private`` put into a file, or that another tool copied; at most 4096 bytes each."""
+    kind = _kind(data)
+    if kind == "jpeg":
+        comments = (bytes(content) for marker, content in _jpeg_segments(data) if marker == _COM)
+        return [comment[4:] for comment in comments if comment[:4] == NAME and len(comment) <= _MOST]
+    chunks = {"png": _png_chunks, "webp": _webp_chunks, "avif": _avif_boxes}.get(kind or "", lambda _: iter(()))(data)
+    return [bytes(content) for name, content in chunks if name == NAME and len(content) <= _MOST]
+
+
+def extend_webp(data: bytes, chunks: Mapping[bytes, bytes]) -> bytes:
+    """A WebP file with further chunks at its end, such as EXIF, in the extended format that they ask for."""
+    found = list(_webp_chunks(data))
+    if found[0][0] != b"VP8X":
+        width, height, alpha = _webp_size(*found[0])
+        header = bytes([_ALPHA if alpha else 0, 0, 0, 0]) + (width - 1).to_bytes(3, "little")
+        found.insert(0, (b"VP8X", memoryview(header + (height - 1).to_bytes(3, "little"))))
+    if b"EXIF" in chunks:
+        header = bytes(found[0][1])
+        found[0] = b"VP8X", memoryview(bytes([header[0] | _EXIF]) + header[1:])
+    found += [(name, memoryview(content)) for name, content in chunks.items()]
+    body = b"WEBP" + b"".join(
+        name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2) for name, content in found
+    )
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def compact_jpeg(data: bytes) -> bytes:
+    """A JPEG without its JFIF header and with all tables of a kind in one segment: the same picture in fewer bytes.
+
+    JFIF's header says nothing that readers do not assume, and files with EXIF must not have it. Not for progressive
+    files, whose tables change from scan to scan.
+    """
+    segments = [(marker, bytes(content)) for marker, content in _jpeg_segments(data)]
+    end = 2 + sum(4 + len(content) for _, content in segments)
+    kept: list[tuple[int, bytes]] = []
+    for marker, content in segments:
+        if marker in (_DQT, _DHT):
+            if marker not in dict(kept):
+                kept.append((marker, b"".join(table for kind, table in segments if kind == marker)))
+        elif marker != _APP0:
+            kept.append((marker, content))
+    return data[:2] + b"".join(_jpeg_segment(*segment) for segment in kept) + data[end:]
+
+
+def _kind(data: bytes) -> str | None:
+    if data.startswith(_PNG):
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    return "avif" if data[4:12] in (b"ftypavif", b"ftypavis") else None
+
+
+def _png_chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    view, at = memoryview(data), len(_PNG)
+    while at + 12 <= len(data):
+        length = int.from_bytes(view[at : at + 4], "big")
+        name, content = bytes(view[at + 4 : at + 8]), view[at + 8 : at + 8 + length]
+        if len(content) < length:
+            return
+        yield name, content
+        at += 12 + length
+
+
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    view, at = memoryview(data), 12
+    while at + 8 <= end:
+        length = int.from_bytes(view[at + 4 : at + 8], "little")
+        if at + 8 + length > end:
+            return
+        yield bytes(view[at : at + 4]), view[at + 8 : at + 8 + length]
+        at += 8 + length + length % 2
+
+
+def _webp_size(name: bytes, content: memoryview) -> tuple[int, int, bool]:
+    """Width, height and whether there is alpha, from the header of a chunk VP8 or VP8L."""
+    if name == b"VP8L":
+        bits = int.from_bytes(content[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF), bool(bits >> 28 & 1)
+    width, height = struct.unpack("<HH", content[6:10])
+    return width & 0x3FFF, height & 0x3FFF, False
+
+
+def _jpeg_segment(marker: int, content: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + struct.pack(">H", 2 + len(content)) + content
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
+    """All up to the first scan, its header among them."""
+    view, at = memoryview(data), 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(view[at + 2 : at + 4], "big")
+        if marker == 0xFF:  # padding before a marker
+            at += 1
+            continue
+        if length < 2 or at + 2 + length > len(data):
+            return
+        yield marker, view[at + 4 : at + 2 + length]
+        if marker == _SOS:
+            return
+        at += 2 + length
+
+
+def _avif_boxes(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    view, at = memoryview(data), 0
+    while at + 8 <= len(data):
+        length, header = int.from_bytes(view[at : at + 4], "big"), 8
+        if length == 1:  # a size of 64 bits follows
+            length, header = int.from_bytes(view[at + 8 : at + 16], "big"), 16
+        elif length == 0:  # up to the end of the file
+            length = len(data) - at
+        if length < header or at + length > len(data):
+            return
+        yield bytes(view[at + 4 : at + 8]), view[at + header : at + length]
+        at += length
