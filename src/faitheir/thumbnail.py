@@ -420,6 +420,7 @@ def _info(
 
 def _format_of(path: PathLike) -> ThumbnailFormat:
     suffix = Path(path).suffix[1:].lower()
+    format_: ThumbnailFormat
     for format_ in get_args(ThumbnailFormat):
         if suffix == format_ or (suffix, format_) == ("jpeg", "jpg"):
             return format_
@@ -445,7 +446,7 @@ def _quality(format_: str, quality: int | None, lossless: bool | None) -> int | 
         raise ThumbnailError(f"a thumbnail in {format_} is always lossless; use webp, avif or jpg for a lossy one.")
     if quality is not None and not _qualities(format_)[0] <= quality <= 100:
         raise ThumbnailError(f"quality must be from {_qualities(format_)[0]} to 100 for {format_}, not {quality}.")
-    return DEFAULT_QUALITY[format_] if quality is None else quality  # type: ignore[index]  # one of them, see above
+    return DEFAULT_QUALITY[format_] if quality is None else quality
 
 
 def _qualities(format_: str) -> range:
