@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
 from faitheir import containers, images, legacy
 from faitheir.errors import ImageError, ThumbnailError
@@ -215,10 +215,9 @@ class Thumbnail:
         found = [bytes(chunk[1]) for chunk in getattr(image, "private_chunks", ()) if chunk[0] == containers.NAME]
         if isinstance(comment, bytes) and comment.startswith(containers.NAME):
             found.append(comment[len(containers.NAME) :])
-        if isinstance(image, ImageFile.ImageFile) and image.format in ("WEBP", "AVIF"):
-            name = Path(os.fsdecode(image.filename))
-            if name.is_file():
-                found += containers.get_private(name.read_bytes())
+        source = getattr(image, "filename", "")
+        if source and image.format in ("WEBP", "AVIF") and Path(os.fsdecode(source)).is_file():
+            found += containers.get_private(Path(os.fsdecode(source)).read_bytes())
         return cls(picture, _info(picture, found, image, None))
 
     def encode(
