@@ -2,14 +2,15 @@
 
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from faitheir.config import from_dict
+from faitheir.config import from_dict, to_dict
 from faitheir.errors import ConfigError
 from faitheir.features import FeatureName
-from faitheir.models import ModelConfig
+from faitheir.models import ModelConfig, embedded_models, find_model, read_config
 from faitheir.training.teachers import TeacherName
 
 #: The side of the windows in which the loss ``regularity`` looks at texture, in pixels.
@@ -225,8 +226,9 @@ class AdversarialConfig:
 class TrainConfig:
     """A whole run.
 
-    ``run``: the folder it writes. ``init``: a saved model to start from (a folder or a name), converted where its
-    configuration is another; else random. ``base``: a local folder of SD-Turbo's weights, for turbo.
+    ``model``: what is trained; its name must not be that of a model inside this package. ``run``: the folder it
+    writes. ``init``: a saved model to start from (a folder or a name), converted where its configuration is another;
+    else random. ``base``: a local folder of SD-Turbo's weights, for turbo.
     ``stage``: "joint", down to the thumbnail and up; "vae", the encoder and decoder alone; or "fidelity", the fidelity
     setting's offsets alone, on the way up. ``freeze``: parts that are not trained, by the beginning of their names,
     such as "backbone.decoder".
@@ -272,10 +274,20 @@ class TrainConfig:
             raise ConfigError("steps, batch, log_every, save_every, keep and val_count must be at least 1.")
         if not 0 <= self.ema < 1 or self.val_every < 0:
             raise ConfigError("ema must be in [0, 1) and val_every not negative.")
+        if self.model.name in embedded_models():
+            raise ConfigError(
+                f"model.name is '{self.model.name}', the name of a model inside this package; choose another."
+            )
         if self.stage == "fidelity" and not self.model.codec.fidelity_rank:
             raise ConfigError("stage 'fidelity' trains what this model has not; set model.codec.fidelity_rank.")
         if self.data.crop % self.model.codec.scale:
             raise ConfigError(f"crop {self.data.crop} is not a multiple of the scale, {self.model.codec.scale}.")
+        multiple = getattr(self.model.backbone, "size_multiple", 1)
+        if self.data.crop % multiple:
+            raise ConfigError(
+                f"crop {self.data.crop} is not a multiple of {multiple}, which the backbone "
+                f"'{self.model.backbone.kind}' needs."
+            )
         if self.losses.lattice and self.data.crop < 8 * self.model.codec.scale and self.stage != "vae":
             raise ConfigError(
                 f"losses.lattice needs crops of at least 8 cells, {8 * self.model.codec.scale} pixels; "
@@ -289,24 +301,90 @@ class TrainConfig:
             raise ConfigError("best 'distance' needs a feature network in losses.features.")
 
 
-def load_train_config(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
-    """Read a TOML file, or the config.json of a run.
+def load_train_config(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, *, only: str | None = None
+) -> TrainConfig:
+    """The one run that a recipe describes, or of several the one named ``only``; see ``load_recipe``."""
+    runs = load_recipe(path, overrides, only=only)
+    if len(runs) > 1:
+        raise ConfigError(f"{path}: this recipe has {len(runs)} stages; name the one that is wanted.")
+    return runs[0]
+
+
+def load_recipe(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, *, only: str | None = None
+) -> list[TrainConfig]:
+    """The runs that a TOML file describes, in order; also that of a run's config.json.
 
     A file may begin with ``extends = "other.toml"``, relative to itself: its settings are laid over that file's, table
     by table. ``overrides`` maps dotted keys to values, such as ``{"data.crop": 128}``.
 
-    Raises ConfigError for a missing or malformed file, an unknown key or a value out of range.
+    A file without a table ``[stages]`` or ``[variants]`` is one run. The tables ``[stages.NAME]`` are runs that follow
+    each other, the first from the file's ``init`` and each other from the model that the one before left. The tables
+    ``[variants.NAME]`` are runs to choose from: ``only`` says which; of stages it chooses one, too. The settings in
+    these tables are laid over the file's; overrides are laid over both, except that ``run`` and ``init`` are the
+    file's. The run of each is RUN/NAME.
+
+    Where ``[model]`` gives no name, the model is called like the variant, or else like the run's folder. A file that
+    names an ``init`` and has no ``[model]`` trains that model's architecture.
+
+    Raises ConfigError for a missing or malformed file, an unknown key or a value out of range, ModelError where
+    ``init`` has no configuration to be read.
     """
+    overrides = dict(overrides or {})
     values = _read_values(Path(path), ())
-    for key, value in (overrides or {}).items():
-        table = values
+    if not isinstance(values, dict):
+        return [from_dict(TrainConfig, values, where=str(path))]  # says what is wrong
+    ours = {key: overrides.pop(key) for key in ("run", "init") if key in overrides}
+    stages, variants = (_tables(values.pop(key, {}), key, path) for key in ("stages", "variants"))
+    if stages and variants:
+        raise ConfigError(f"{path}: a recipe has either stages or variants.")
+    values = _with(values, ours, path)
+    tables = stages or variants
+    if variants and only is None:
+        raise ConfigError(f"{path}: this recipe has variants; choose one with --only: {', '.join(variants)}.")
+    if only is not None and only not in tables:
+        known = f"it has {', '.join(tables)}" if tables else "it is a single run"
+        raise ConfigError(f"{path}: there is no stage or variant '{only}' in this recipe; {known}.")
+    if "model" not in values and isinstance(values.get("init"), str):
+        values["model"] = to_dict(read_config(find_model(values["init"])))
+        values["model"].pop("name")
+    run = str(values.get("run", TrainConfig.run))
+    runs = []
+    for number, name in enumerate(tables or [""]):
+        here = _laid_over(values, tables[name]) if name else dict(values)
+        here = _with(here, overrides, path)
+        if name:
+            here["run"] = f"{run}/{name}"
+        if isinstance(here.setdefault("model", {}), dict):
+            here["model"] = {"name": Path(here["run"] if variants else run).name, **here["model"]}
+        if stages and number:
+            here.pop("init", None)
+            if only is not None:
+                here["init"] = f"{runs[-1].run}/model"
+        runs.append(from_dict(TrainConfig, here, where=f"{path}, {name}" if name else str(path)))
+    return runs if only is None else [runs[list(tables).index(only)]]
+
+
+def _tables(value: Any, key: str, path: str | Path) -> dict[str, dict[str, Any]]:
+    if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
+        raise ConfigError(f"{path}: '{key}' must be tables such as [{key}.first].")
+    return value
+
+
+def _with(values: dict[str, Any], overrides: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """``values`` with what dotted keys set; it is left as it was."""
+    result = dict(values)
+    for key, value in overrides.items():
+        table = result
         *parents, last = key.split(".")
         for parent in parents:
-            table = table.setdefault(parent, {})
-            if not isinstance(table, dict):
+            inner = table.setdefault(parent, {})
+            if not isinstance(inner, dict):
                 raise ConfigError(f"{path}: '{key}' cannot be set, '{parent}' is no table.")
+            table[parent] = table = dict(inner)
         table[last] = value
-    return from_dict(TrainConfig, values, where=str(path))
+    return result
 
 
 def _read_values(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
