@@ -1,5 +1,6 @@
 """Fixtures of several test files: tiny but real models and pictures, never mocks."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,21 @@ from tiny import model_config
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("explore", derandomize=False, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """As many processes as the machine has cores, where pytest-xdist is installed and nothing else is said (-n0)."""
+    if config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
+        config.option.numprocesses = "auto"
+
+
+def pytest_configure() -> None:
+    """The processes share the cores, and so do those that tests start."""
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        torch.set_num_threads(threads)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def save_tiny_model(folder: Path, config: ModelConfig, seed: int = 0) -> Path:

@@ -16,7 +16,7 @@ from PIL import Image
 from command import ok
 from faitheir.cli import main
 from faitheir.evaluation.metrics import METRICS
-from faitheir.training.config import load_train_config
+from faitheir.training.config import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -134,7 +134,7 @@ def test_commands_have_the_options_that_pages_name(block: Block) -> None:
             overrides = {key: toml_value(value) for key, value in settings.items()}
             for path in context.params["configs"]:
                 if HERE.fullmatch(str(path)):
-                    load_train_config(ROOT / path, overrides)
+                    load_recipe(ROOT / path, overrides, only=context.params["only"])
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "toml"], ids=str)

@@ -138,7 +138,7 @@ def test_tokens_have_no_use() -> None:
 
 @pytest.mark.parametrize("name", ["irn-x16", "t-irn-x16"])
 def test_the_shipped_recipes(name: str) -> None:
-    config = load_train_config(CONFIGS / f"{name}.toml")
+    config = load_train_config(CONFIGS / "irn.toml", only=name)
     assert config.model == KNOWN_CONFIGS[name]
 
 
@@ -152,7 +152,7 @@ def test_training(name: str, tmp_path: Path, photo: Photo) -> None:
     changes: dict[str, Any] = {"data.train": str(tmp_path / "photos"), "data.crop": 16, "data.workers": 0}
     changes |= {"run": str(tmp_path / "run"), "steps": 3, "batch": 2, "log_every": 1, "save_every": 3, "val_every": 0}
     changes |= {"model.codec.scale": 4, "model.codec.growth": 4, "model.codec.inv_blocks": 1, "precision": "no"}
-    config = load_train_config(CONFIGS / f"{name}.toml", changes)
+    config = load_train_config(CONFIGS / "irn.toml", changes, only=name)
     pipeline = FaithEIRPipeline.from_pretrained(train(config, log=lambda _: None))
     assert pipeline.name == name
     last = [p for n, p in pipeline.model.named_parameters() if n.endswith("convs.4.weight")]

@@ -2,7 +2,6 @@
 
 import os
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from faitheir.cli.options import EPILOG
 @click.option(
     "--init", metavar="MODEL", help="Model to start from: embedded model, model folder, or Hub id (owner/name)."
 )
+@click.option("--only", metavar="NAME", help="Stage or variant of the recipe to train alone.")
 @click.option(
     "--resume",
     metavar="auto|CHECKPOINT",
@@ -37,12 +37,17 @@ from faitheir.cli.options import EPILOG
     help="Print the number of parameters and steps, take one step, print its memory, and write nothing.",
 )
 def train(
-    configs: tuple[Path, ...], settings: tuple[str, ...], init: str | None, resume: str | None, dry_run: bool
+    configs: tuple[Path, ...],
+    settings: tuple[str, ...],
+    init: str | None,
+    only: str | None,
+    resume: str | None,
+    dry_run: bool,
 ) -> None:
     """Train a model from a recipe, and print its folder.
 
-    Several recipes are stages of one training: each starts from the model that the one before has finished. On
-    several GPUs: accelerate launch -m faitheir train CONFIG.toml.
+    The stages of a recipe are trained one after the other, and so are several recipes: each starts from the model
+    that the one before has finished. On several GPUs: accelerate launch --multi_gpu -m faitheir train CONFIG.toml.
     """
     overrides = {}
     for setting in settings:
@@ -51,12 +56,13 @@ def train(
             raise PlanError(f"--set {setting} is not KEY=VALUE, such as --set data.crop=128.")
         overrides[key.strip()] = toml_value(value.strip())
 
-    from faitheir.training.config import load_train_config
+    from faitheir.training.config import load_recipe
     from faitheir.training.loop import train_stages
 
-    stages = [load_train_config(path, overrides) for path in configs]
-    if init is not None:
-        stages[0] = replace(stages[0], init=init)
+    first = overrides if init is None else {**overrides, "init": init}
+    stages = [
+        run for path in configs for run in load_recipe(path, first if path is configs[0] else overrides, only=only)
+    ]
     finished = train_stages(stages, resume=resume, dry_run=dry_run, log=click.echo)
     if finished is not None and os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
         click.echo(finished)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from faitheir.errors import ConfigError, ModelError, StorageError, why
-from faitheir.storage import TEMPORARY_PREFIX, flush_folder, write_atomic
+from faitheir.storage import clear_temporaries, flush_folder, write_atomic
 
 BEST_FILE, MANIFEST_FILE = "best.json", "manifest.json"
 STATE_FILE, TENSORS_FILE = "state.json", "state.safetensors"
@@ -124,11 +124,9 @@ def load_checkpoint(checkpoint: Path) -> Any:
 
 def clear_leftovers(run: Path) -> None:
     """Remove what a killed process left half-written in a run folder."""
-    for path in run.glob(".*"):
-        if path.is_dir() and path.name.startswith((_SAVING, _REMOVING)):
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.is_file() and path.name.startswith(TEMPORARY_PREFIX):
-            path.unlink(missing_ok=True)
+    for path in (*run.glob(f"{_SAVING}*"), *run.glob(f"{_REMOVING}*")):
+        shutil.rmtree(path, ignore_errors=True)
+    clear_temporaries(run)
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

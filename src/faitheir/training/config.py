@@ -10,7 +10,7 @@ from typing import Any, Literal
 from faitheir.config import from_dict, to_dict
 from faitheir.errors import ConfigError
 from faitheir.features import FeatureName
-from faitheir.models import ModelConfig, embedded_models, find_model, read_config
+from faitheir.models import ModelConfig, check_name, find_model, read_config
 from faitheir.training.teachers import TeacherName
 
 #: The side of the windows in which the loss ``regularity`` looks at texture, in pixels.
@@ -274,10 +274,7 @@ class TrainConfig:
             raise ConfigError("steps, batch, log_every, save_every, keep and val_count must be at least 1.")
         if not 0 <= self.ema < 1 or self.val_every < 0:
             raise ConfigError("ema must be in [0, 1) and val_every not negative.")
-        if self.model.name in embedded_models():
-            raise ConfigError(
-                f"model.name is '{self.model.name}', the name of a model inside this package; choose another."
-            )
+        check_name(self.model.name)
         if self.stage == "fidelity" and not self.model.codec.fidelity_rank:
             raise ConfigError("stage 'fidelity' trains what this model has not; set model.codec.fidelity_rank.")
         if self.data.crop % self.model.codec.scale:

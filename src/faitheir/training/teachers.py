@@ -40,7 +40,14 @@ class FeatureTeacher(Teacher):
 
 
 class Dinov2Teacher(Teacher):
-    """DINOv2 (through transformers): patch features of hidden layer ``layer`` (paper: ViT-L/14, 23)."""
+    """DINOv2 (through transformers): patch features of hidden layer ``layer``, 0 to the number of its blocks.
+
+    The paper aligns with "layer 23" of ViT-L/14 and, in its ablation, with 4 and 16; it says neither from where it
+    counts nor whether the model's last normalisation is applied. Here layer n is transformers' ``hidden_states[n]``:
+    0 are the embeddings, n what the n-th of the 24 blocks gives, always before that normalisation. So 23 is the last
+    block but one. Counted from 0, as DINOv2's own ``get_intermediate_layers`` does, it would be the last one, which is
+    24 here; that function also normalises, which this does not.
+    """
 
     mean: Tensor
     std: Tensor
