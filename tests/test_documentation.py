@@ -142,7 +142,7 @@ def test_settings_are_those_of_a_recipe(block: Block) -> None:
     """Laid over one."""
     tables = tomllib.loads(block.text)
     overrides = {f"{table}.{key}": value for table, values in tables.items() for key, value in values.items()}
-    load_train_config(ROOT / "configs" / "turbo-x16.toml", overrides)
+    load_recipe(ROOT / "configs" / "turbo-x16.toml", overrides)
 
 
 def toml_value(text: str) -> Any:
