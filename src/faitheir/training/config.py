@@ -332,7 +332,7 @@ def load_recipe(
     values = _read_values(Path(path), ())
     if not isinstance(values, dict):
         return [from_dict(TrainConfig, values, where=str(path))]  # says what is wrong
-    ours = {key: overrides.pop(key) for key in ("run", "init") if key in overrides}
+    ours: dict[str, Any] = {key: overrides.pop(key) for key in ("run", "init") if key in overrides}
     stages, variants = (_tables(values.pop(key, {}), key, path) for key in ("stages", "variants"))
     if stages and variants:
         raise ConfigError(f"{path}: a recipe has either stages or variants.")
@@ -347,7 +347,7 @@ def load_recipe(
         values["model"] = to_dict(read_config(find_model(values["init"])))
         values["model"].pop("name")
     run = str(values.get("run", TrainConfig.run))
-    runs = []
+    runs: list[TrainConfig] = []
     for number, name in enumerate(tables or [""]):
         here = _laid_over(values, tables[name]) if name else dict(values)
         here = _with(here, overrides, path)
