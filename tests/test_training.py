@@ -26,12 +26,15 @@ from torch import nn
 from faitheir import FaithEIRPipeline
 from faitheir.errors import ConfigError, FaithEIRError, MissingDependencyError, ModelError
 from faitheir.models import load_model, read_config
+from faitheir.training.adversarial import PatchDiscriminator
 from faitheir.training.checkpoints import checkpoints
 from faitheir.training.config import OptimizerConfig, load_train_config
 from faitheir.training.loop import train, train_stages
 from faitheir.training.losses import regularity, regularity_excess
-from faitheir.training.optimizers import learning_rate_factor, make_optimizer
+from faitheir.training.optimizers import learning_rate_factor, make_optimizer, parameter_groups
 from recipes import Recipe, log_of, quiet
+from tiny import tiny as tiny_model
+from tiny import wake
 
 pytest.importorskip("accelerate")
 
@@ -150,6 +153,61 @@ def test_muon_takes_kernels_for_matrices_and_leaves_the_rest_to_adamw(layout: to
             one.step()
     for p, q in plain.items():
         torch.testing.assert_close(p.movedim(1, -1).flatten(1) if p.ndim == 4 else p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_parameters_are_grouped_by_their_role_and_not_by_their_rank() -> None:
+    model = tiny_model(fidelity_rank=2, prior_pattern=2, embedder="lte")
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = {role: {names[p] for p in found} for role, found in parameter_groups(model).items()}
+    assert set().union(*groups.values()) == set(names.values())
+    modules = dict(model.named_modules())
+    for role, kind in (("kernels", nn.Conv2d), ("matrices", nn.Linear)):
+        layers = {name for name, module in modules.items() if isinstance(module, kind)}
+        assert groups[role] == {f"{name}.weight" for name in layers}
+    assert {"prior.values", "rescaler.transform.skew", "embedder.tokens"} <= groups["others"]
+    assert names_ending(groups["others"], ".bias") == names_ending(set(names.values()), ".bias")
+    model.prior.requires_grad_(False)
+    assert "prior.values" not in {names[p] for found in parameter_groups(model).values() for p in found}
+    # Spectral normalisation hides a convolution's weight behind another name.
+    judge = PatchDiscriminator(8, 2)
+    kernels = parameter_groups(judge)["kernels"]
+    assert len(kernels) == 3
+    assert all(kernel.ndim == 4 for kernel in kernels)
+
+
+def names_ending(names: set[str], end: str) -> set[str]:
+    return {name for name in names if name.endswith(end)}
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_weight_decay_leaves_priors_biases_and_the_skew_matrix_alone(kind: Any) -> None:
+    """Without a gradient, a step is weight decay and nothing else."""
+    model = wake(tiny_model(prior_pattern=2))
+    with torch.no_grad():
+        model.get_parameter("rescaler.transform.skew").normal_()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = make_optimizer(model, OptimizerConfig(kind=kind, lr=0.1, weight_decay=0.5), torch.device("cpu"))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    linear_or_convolution = {
+        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    assert moved == linear_or_convolution
+    for name in moved:
+        torch.testing.assert_close(model.get_parameter(name), 0.95 * before[name])
+
+
+def test_muon_does_not_orthogonalise_the_prior() -> None:
+    """A prior's gradient moves each value by itself, as AdamW moves it."""
+    model = tiny_model(prior_pattern=2)
+    values = model.get_parameter("prior.values")
+    before, gradient = values.detach().clone(), torch.randn_like(values)
+    optimizer = make_optimizer(model, OptimizerConfig(kind="muon", lr=1e-2), torch.device("cpu"))
+    values.grad = gradient.clone()
+    optimizer.step()
+    torch.testing.assert_close(values.detach(), before - 1e-2 * gradient.sign(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
