@@ -657,7 +657,7 @@ def test_a_recipe_may_stand_on_another(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leads back"):
         load_train_config(path)
     path.write_text("extends = 3\n")
-    with pytest.raises(ConfigError, match="the name of a file is wanted"):
+    with pytest.raises(ConfigError, match="give the name of a file"):
         load_train_config(path)
     path.write_text('extends = "none.toml"\n')
     with pytest.raises(ConfigError, match=r"none\.toml: the configuration cannot be read"):

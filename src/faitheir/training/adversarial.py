@@ -1,6 +1,6 @@
 """The adversarial stage: discriminators, and the hinge loss between them and the model (ours; the paper has none).
 
-discriminators   relu(1 - D(x)) + relu(1 + D(x^))     x a photograph, x^ what came back
+discriminators   relu(1 - D(x)) + relu(1 + D(x^))     x a photograph, x^ the restored one
 model            -D(x^)
 """
 
@@ -20,7 +20,7 @@ from faitheir.training.optimizers import make_optimizer
 class PatchDiscriminator(nn.Module):
     """A verdict for every patch of pixels (PatchGAN, Isola et al. 2017), with spectral normalisation.
 
-    Sees x beside the bicubic thumbnail enlarged: what has the right texture in the wrong place is told apart too.
+    It sees x beside the enlarged bicubic thumbnail, so that the right texture in the wrong place counts as wrong.
     """
 
     def __init__(self, width: int, layers: int) -> None:
@@ -58,11 +58,11 @@ class FeatureDiscriminator(nn.Module):
         )
 
     def forward(self, x: Tensor, hint: Tensor) -> list[Tensor]:  # noqa: ARG002
-        """Pictures (B, 3, H, W) in [0, 1] -> [(B, 1, h_i, w_i)], one per layer; the hint is not looked at."""
+        """Pictures (B, 3, H, W) in [0, 1] -> [(B, 1, h_i, w_i)], one per layer; the hint is not used."""
         network = self._network[0].to(x.device)
         verdicts = []
         for feature, head in zip(network(x), self.heads, strict=True):
-            # Layers differ in size by orders of magnitude; each position's features are brought to one.
+            # Layers differ in magnitude by orders; each position's features are scaled to mean square one.
             power = feature.float().square().mean(1, keepdim=True)
             verdicts.append(head(feature / (power + 1e-6).sqrt()))
         return verdicts
@@ -96,7 +96,7 @@ class Discriminators(nn.Module):
         return self._sum(losses)
 
     def verdict(self, restored: Tensor, hint: Tensor) -> Tensor:
-        """The model's adversarial term, lower where the discriminators take its pictures for photographs: a mean."""
+        """The model's adversarial term, lower where the discriminators take its pictures for photographs."""
         both = self._judge(restored, hint)
         return self._sum([torch.stack([-v.float().mean() for v in verdicts]).mean() for verdicts in both])
 
@@ -108,9 +108,9 @@ class Discriminators(nn.Module):
 
 
 class Adversary:
-    """The discriminators of a run and their optimizer, in accelerate's wrapping: what a step needs of them.
+    """The discriminators of a run and their optimizer, in accelerate's wrapping.
 
-    ``loss`` is what they learn from and ``verdict`` what the model does; ``optimizer`` is theirs.
+    ``loss`` is what they learn from, ``verdict`` what the model learns from.
     """
 
     def __init__(self, config: AdversarialConfig, accelerator: Any) -> None:
@@ -120,7 +120,7 @@ class Adversary:
         self.loss, self.optimizer = accelerator.prepare(self.discriminators, self.plain_optimizer)
 
     def verdict(self, restored: Tensor, hint: Tensor) -> Tensor:
-        """``Discriminators.verdict``, of which the discriminators themselves learn nothing."""
+        """``Discriminators.verdict``, without gradients for the discriminators."""
         # Past accelerate's wrapping, and without gradients of their own: DDP need not know of this pass.
         self.discriminators.requires_grad_(False)
         term = self.discriminators.verdict(restored, hint)
@@ -129,6 +129,6 @@ class Adversary:
 
 
 def enlarged_thumbnail(x: Tensor, scale: int) -> Tensor:
-    """Photographs (B, 3, H, W) in [0, 1] -> their bicubic thumbnails, enlarged bilinearly: what is told for free."""
+    """Photographs (B, 3, H, W) in [0, 1] -> their bicubic thumbnails, enlarged bilinearly."""
     small = bicubic_thumbnail(x, (x.shape[2] // scale, x.shape[3] // scale))
     return F.interpolate(small, x.shape[2:], mode="bilinear", align_corners=False)

@@ -10,7 +10,7 @@ from faitheir.training.record import ENVIRONMENT_FILE, read_log
 
 _FIGURES = {
     "val_psnr": ("PSNR of the restored picture, RGB", "{:.2f} dB"),
-    "val_psnr_bicubic": ("PSNR of bicubic down and up at the same scale", "{:.2f} dB"),
+    "val_psnr_bicubic": ("PSNR of bicubic reduction and enlargement at the same scale", "{:.2f} dB"),
     "val_ssim": ("SSIM of the restored picture, RGB", "{:.4f}"),
     "val_distance": ("perceptual distance (features of {network}, unweighted; trained on)", "{:.3f}"),
     "val_psnr_thumbnail": ("thumbnail against the bicubic thumbnail, PSNR", "{:.2f} dB"),
@@ -21,10 +21,10 @@ _FIGURES = {
 def model_card(
     config: TrainConfig, run: Path, step: int, photographs: int, figures: dict[str, float] | None = None
 ) -> str:
-    """Markdown with the Hub's front matter: what the model is, how it was trained, on what machine, what it scored.
+    """Markdown with the Hub's front matter: what the model is, how and on what it was trained, and its figures.
 
-    ``figures``: the validation of these very weights; by default the log's last validation, with its step. What a run
-    cannot know (licences, known failures) is left as a request to whoever publishes it.
+    ``figures``: the validation of these weights; by default the log's last validation, with its step. What a run
+    does not know (licences, known failures) is left for whoever publishes the model to fill in.
     """
     records = read_log(run)
     if figures is None:
@@ -38,8 +38,8 @@ def model_card(
         *front,
         f"# {config.model.name}",
         "",
-        f"Takes a photograph to a thumbnail {codec.scale} times smaller on each side and back, with the method of "
-        "*Faithful Extreme Image Rescaling with Learnable Reversible Transformation and Semantic Priors* "
+        f"Reduces a photograph to a thumbnail {codec.scale} times smaller on each side and restores it, with the "
+        "method of *Faithful Extreme Image Rescaling with Learnable Reversible Transformation and Semantic Priors* "
         f"(arXiv 2605.00605), backbone `{config.model.backbone.kind}`: {total:,} parameters.",
         "",
         "**Detail is generated.** It is plausible and in its place, not what was there. Not for evidence, documents, "
@@ -49,7 +49,7 @@ def model_card(
         "",
         f"{step:,} of {config.steps:,} steps with crops of {config.data.crop} x {config.data.crop}, "
         f"{config.batch} a step, from {photographs:,} photographs (`{Path(config.data.train).name}`)"
-        + (f", beginning with `{config.init}`." if config.init else ", from new weights."),
+        + (f", starting from `{config.init}`." if config.init else ", from random weights."),
         "",
         *_machines(run),
         *_time(config, records),
@@ -58,7 +58,7 @@ def model_card(
         "",
         *_table(config, figures),
         "",
-        "## To be filled in before this is published",
+        "## To fill in before publishing",
         "",
         "- The photographs' sources and licences, and the licence of these weights (`license:` in the lines above).",
         "- Known failures, from looking at restored pictures: faces, text, fine repeated structure.",
@@ -106,7 +106,7 @@ def _table(config: TrainConfig, figures: dict[str, float] | None) -> list[str]:
     ]
     count = f"{config.val_count} photographs of `{Path(config.data.val or '').name}`"
     return [
-        f"At step {int(figures['step']):,}, means over at most {count}, through the thumbnail file on disk:",
+        f"At step {int(figures['step']):,}, means over at most {count}, through the thumbnail file:",
         "",
         "| | |",
         "| --- | --- |",

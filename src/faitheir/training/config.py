@@ -176,7 +176,7 @@ class LossyConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """One judge of pictures: "patch" looks at pixels, "features" at a frozen feature network's features.
+    """One discriminator: "patch" looks at pixels, "features" at a frozen feature network's features.
 
     ``share``: of the adversarial term. ``width``: channels of its first layer (patch) or of each head (features).
     ``layers``: strided convolutions (patch). ``network``, ``weights``: the feature network and its local file.
@@ -217,7 +217,7 @@ class AdversarialConfig:
         if self.weight < 0 or self.start < 0:
             raise ConfigError("weight and start must not be negative.")
         if not self.discriminators:
-            raise ConfigError("at least one discriminator is wanted; weight 0 turns the stage off.")
+            raise ConfigError("the adversarial stage needs a discriminator; weight 0 turns it off.")
         if self.optimizer.accumulate != 1:
             raise ConfigError("accumulate belongs to the model's optimizer; the discriminators follow it.")
 
@@ -229,9 +229,9 @@ class TrainConfig:
     ``model``: what is trained; its name must not be that of a model inside this package. ``run``: the folder it
     writes. ``init``: a saved model to start from (a folder or a name), converted where its configuration is another;
     else random. ``base``: a local folder of SD-Turbo's weights, for turbo.
-    ``stage``: "joint", down to the thumbnail and up; "vae", the encoder and decoder alone; or "fidelity", the fidelity
-    setting's offsets alone, on the way up. ``freeze``: parts that are not trained, by the beginning of their names,
-    such as "backbone.decoder".
+    ``stage``: "joint", everything; "vae", the encoder and decoder alone; or "fidelity", the fidelity setting's offsets
+    alone, restoring at fidelity 1. ``freeze``: parts that are not trained, by the beginning of their names, such as
+    "backbone.decoder".
     ``steps``, ``seed``. ``batch``: crops per step, shared by all processes and accumulated passes.
     ``precision``: "no", "bf16", "fp16" or "auto" (bf16 where the processor or GPU multiplies in it, else fp16 on a GPU
     and none on a processor).
@@ -399,7 +399,7 @@ def _read_values(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return values  # from_dict says what is wrong with what is no table
     other = values.pop("extends")
     if not isinstance(other, str):
-        raise ConfigError(f"{path}: 'extends' is {other!r}; the name of a file is wanted.")
+        raise ConfigError(f"{path}: 'extends' is {other!r}; give the name of a file.")
     below = path.parent / other
     if below.resolve() in {p.resolve() for p in (*above, path)}:
         raise ConfigError(f"{path}: 'extends' leads back to {below}.")

@@ -86,7 +86,7 @@ def _members(path: Path) -> list[Photograph]:
                 Photograph(path, m.name, m.offset_data, m.size) for m in shard if m.isfile() and is_picture_path(m.name)
             ]
     except (OSError, tarfile.TarError) as error:
-        raise ImageError(f"{path}: not a readable shard, an uncompressed tar file is wanted ({error}).") from None
+        raise ImageError(f"{path}: not a readable shard ({error}); shards are uncompressed tar files.") from None
 
 
 class CropDataset(Dataset[Tensor]):

@@ -72,7 +72,7 @@ def regularity(picture: Tensor) -> Tensor:
     Sides must be at least those of a window.
 
     Of the luma's power spectrum: the mean of the eight largest values of its logarithm over that of the frequencies
-    around. A weave stands out by far, natural texture hardly; photographs have 1.6 on average.
+    around. Repeated texture stands out by far, natural texture hardly; photographs have 1.6 on average.
     """
     side = REGULARITY_WINDOW
     luma = picture.float().mul(picture.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)

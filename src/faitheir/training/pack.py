@@ -1,4 +1,4 @@
-"""Photographs into WebDataset shards, whole or as crops: what clusters and small disks read best."""
+"""Photographs packed into WebDataset shards, whole or as crops: few large files, which clusters read faster."""
 
 import io
 import re
@@ -54,9 +54,9 @@ def pack(
     photographs = find_training_photographs(source)
     old = sorted(folder.glob(f"train-*{SHARD_SUFFIX}")) if folder.is_dir() else []
     if old and not overwrite:
-        raise ConfigError(f"{folder}: there are shards here already; choose another folder, or overwrite them.")
+        raise ConfigError(f"{folder}: there are shards in this folder; choose another one, or overwrite them.")
     if {p.path.resolve() for p in photographs} & {p.resolve() for p in old}:
-        raise ConfigError(f"{folder}: these shards are what is to be packed; choose another folder.")
+        raise ConfigError(f"{folder}: these shards are the source; choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
 
     unreadable: list[str] = []
@@ -74,7 +74,7 @@ def pack(
             for number, (suffix, content) in enumerate(files):
                 writer.add(f"{key}{f'-{number}' if crop else ''}{suffix}", content)
     if not writer.members:
-        raise ImageError(f"{source}: no photograph here can be packed; {unreadable[0]}")
+        raise ImageError(f"{source}: no photograph can be packed; {unreadable[0]}")
     for path in old:
         if path not in shards:
             path.unlink()
@@ -89,7 +89,7 @@ def pack(
 def _files(
     photograph: Photograph, crop: int | None, crops: int, suffix: str, rng: np.random.Generator
 ) -> Iterator[tuple[str, bytes]]:
-    """What goes in for one photograph, as (suffix, content). It is decoded in any case: what is damaged stays out."""
+    """The members for one photograph, as (suffix, content). It is decoded in any case: damaged ones stay out."""
     content = photograph.read()
     picture = decode_picture(io.BytesIO(content), photograph.name)
     if crop is None:
@@ -106,7 +106,7 @@ def _files(
 
 
 def _plain(photograph: Photograph) -> str:
-    """A name without what means something in shards: in WebDataset's, a dot ends the key."""
+    """A name without special characters: in WebDataset's shards a dot ends the key."""
     stem = Path(photograph.member or photograph.path.name).name.rsplit(".", 1)[0]
     return re.sub(r"[^\w-]+", "_", stem)[:80]
 

@@ -1,5 +1,6 @@
-"""What a run writes down as it goes: the log, TensorBoard's events, and where and with what it ran."""
+"""What a run records: the log, TensorBoard's events, and the versions and machine of each start."""
 
+import contextlib
 import datetime
 import json
 import platform
@@ -24,7 +25,7 @@ _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "accelerate", "diffusers
 
 
 def read_log(run: Path) -> list[dict[str, float]]:
-    """The records of a run's log, oldest first; a last line that a killed process left unfinished is passed over."""
+    """The records of a run's log, oldest first, without a last line that a killed process left unfinished."""
     path = run / LOG_FILE
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -36,10 +37,9 @@ def read_log(run: Path) -> list[dict[str, float]]:
 
 
 class Recorder:
-    """Appends records to ``RUN/log.jsonl`` and, where it is installed and wanted, to TensorBoard's events.
+    """Appends records to ``RUN/log.jsonl`` and, where ``tensorboard`` is asked for and installed, to its events.
 
-    What was written after ``step``, by a run that went further before it was killed, is forgotten: those steps
-    are done again.
+    Records after ``step``, of a run that went further before it was killed, are removed: those steps are taken again.
     """
 
     def __init__(self, run: Path, step: int, *, tensorboard: bool) -> None:
@@ -69,15 +69,16 @@ class Recorder:
             self.writer.flush()
 
     def pictures(self, step: int, files: Sequence[Path]) -> None:
-        """Show picture files in TensorBoard under their names."""
+        """Add picture files to TensorBoard's events, under their names."""
         for file in files if self.writer is not None else ():
             name = file.stem.removesuffix(".roundtrip")
             self.writer.add_image(f"validation/{name}", read_picture(file).rgb, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Finish TensorBoard's file."""
+        """Finish TensorBoard's file, as far as it can be written."""
         if self.writer is not None:
-            self.writer.close()
+            with contextlib.suppress(OSError):  # a full disk: what stopped the run says so
+                self.writer.close()
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def record_environment(run: Path, step: int, about: Mapping[str, Any]) -> None:
 
 
 def _git_revision() -> str | None:
-    """Of the working copy that this package is run from, "-dirty" where it is changed; None where it is installed."""
+    """The revision of the working copy that this package runs from, "-dirty" if changed; None where it is installed."""
     folder = Path(faitheir.__file__).parent
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -131,5 +132,5 @@ def _git_revision() -> str | None:
 
 
 def seed_of(*numbers: int) -> int:
-    """One seed for a generator from several numbers, such as the run's seed and the step."""
+    """One seed from several numbers, such as the run's seed and the step."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""Validation pictures and figures, through the thumbnail file on disk as everything that is measured."""
+"""Validation pictures and figures, measured through the thumbnail file."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,11 +21,11 @@ Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def validate(model: FaithEIR, config: TrainConfig, folder: Path, distance: Distance | None = None) -> dict[str, float]:
-    """Take ``val_count`` photographs of ``data.val`` through the round trip and leave the pictures in ``folder``.
+    """Reduce and restore ``val_count`` photographs of ``data.val``; the pictures are written into ``folder``.
 
-    In the stage "vae" it is the encoder and decoder that they go through, and there is no thumbnail. Returns the means
-    of the figures, "val_distance" among them where a perceptual ``distance`` of pictures in [0, 1] is given. The model
-    is left in evaluation mode.
+    In the stage "vae" they go through encoder and decoder alone, without a thumbnail. Returns the means of the figures,
+    with "val_distance" where a perceptual ``distance`` of pictures in [0, 1] is given. The model is left in evaluation
+    mode.
     """
     assert config.data.val is not None
     paths = find_photographs(config.data.val)
@@ -68,7 +68,7 @@ def _through_the_vae(model: FaithEIR) -> _Measure:
         pixels = (x * 255).round().byte().permute(1, 2, 0).cpu().numpy()[: original.height, : original.width]
         restored = Picture(np.ascontiguousarray(pixels))
         write_picture(folder / f"{stem}.restored.png", restored)
-        # The restored picture takes the thumbnail's place between the two.
+        # There is no thumbnail: the restored picture takes its place between the two.
         write_picture(folder / f"{stem}.roundtrip.png", side_by_side(original, restored, restored, 1))
         return {"psnr": psnr(original.rgb, restored.rgb), "ssim": ssim(original.rgb, restored.rgb)}, restored
 
