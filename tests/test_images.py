@@ -229,6 +229,62 @@ class TestOrientationAndExif:
         assert kept.get_ifd(0x8769) == {0x9003: "2020:01:02 03:04:05", 0x829A: 0.01}
         assert kept.get_ifd(0x8825)[2] == (10.0, 20.0, 30.5)
 
+    def test_safe_keeps_what_gives_nobody_away(self):
+        source = Image.Exif()
+        source.update(
+            {0x010E: "at home", 0x010F: "Maker", 0x0131: "Program", 0x013B: "Author", 0x013C: "Joe's computer"}
+        )
+        source.update({0xC62F: "camera no. 123", 0x8298: "Copyright", 0x0132: "2020:01:02 03:04:05"})
+        taken = {0x9003: "2020:01:02 03:04:05", 0x829A: 0.01, 0xA434: "Lens", 0x8827: 400}
+        private = {0xA430: "Joe", 0xA431: "body 1", 0xA435: "lens 2", 0xA420: "id 3", 0x9286: b"note", 0x9010: "+02:00"}
+        source.get_ifd(0x8769).update(taken | private | {0x927C: b"note 4", 0xFDE8: "unknown"})
+        source.get_ifd(0x8825).update({1: "N", 2: (10.0, 20.0, 30.5)})
+        kept = Image.Exif()
+        kept.load(images.filter_exif(source.tobytes(), "safe"))
+        assert set(kept) == {0x010F, 0x013B, 0x8298, 0x0132, 0x8769}
+        assert kept.get_ifd(0x8769) == taken
+        assert kept.get_ifd(0x8825) == {}
+        assert images.filter_exif(source.tobytes(), "all") == source.tobytes()
+        assert images.filter_exif(source.tobytes(), "none") is None
+        only_private = Image.Exif()
+        only_private.get_ifd(0x8825).update({1: "N"})
+        assert images.filter_exif(only_private.tobytes(), "safe") is None
+        assert images.filter_exif(None, "safe") is None
+        with pytest.raises(ImageError, match="safe, all, none"):
+            images.filter_exif(None, "some")  # type: ignore[arg-type]
+
+    @settings(max_examples=100)
+    @given(data=st.binary(max_size=60), at=st.integers(0, 200))
+    def test_damaged_exif_lets_no_position_through(self, data, at):
+        whole = exif()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's about corrupt EXIF
+            left = images.filter_exif(whole[:at] + data + whole[at + len(data) :], "safe")
+            kept = Image.Exif()
+            kept.load(left or b"")
+            assert 0x8825 not in kept
+
+    @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "avif"])
+    def test_pillow_saves_the_exif_of_what_we_give_it(self, tmp_path, suffix):
+        if f".{suffix}" not in images.SUFFIXES:
+            pytest.skip("this Pillow has no AVIF")
+        source = images.picture_from_pil(with_exif())
+        image = Picture(noise(8, 8, 3), exif=source.exif).to_pil()
+        image.save(tmp_path / f"a.{suffix}")
+        assert images.read_picture(tmp_path / f"a.{suffix}").exif == source.exif
+        image.save(tmp_path / f"b.{suffix}", exif=b"")
+        assert images.read_picture(tmp_path / f"b.{suffix}").exif is None
+        image.resize((4, 4)).save(tmp_path / f"c.{suffix}", exif=image.info["exif"])
+        assert images.read_picture(tmp_path / f"c.{suffix}").exif == source.exif
+
+    def test_pillow_saves_what_can_hold_no_exif(self, tmp_path):
+        image = Picture(noise(8, 8, 3), exif=images.picture_from_pil(with_exif()).exif).to_pil()
+        image.save(tmp_path / "a.bmp")
+        image.save(tmp_path / "a.tiff", compression="tiff_lzw")
+        image.info["exif"] = bytes(70000)
+        image.save(tmp_path / "a.jpg")
+        assert len(list(tmp_path.iterdir())) == 3
+
     def test_embedded_preview_is_dropped(self, tmp_path):
         # big-endian TIFF: IFD0 with Make, then IFD1 with 20 kB of "preview"
         ifd0 = struct.pack(">H HHI4s I", 1, 0x010F, 2, 4, b"abc\0", 26)

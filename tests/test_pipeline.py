@@ -323,6 +323,23 @@ def test_alpha_survives(pipeline: FaithEIRPipeline) -> None:
     assert (restored[:, -32:] == 0).all()
 
 
+def test_position_does_not_travel_unless_asked(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8825).update({1: "N", 2: (10.0, 20.0, 30.5)})
+    Image.fromarray(noise(40, 60)).save(tmp_path / "p.jpg", exif=exif.tobytes())
+    for mode, make, position in (("safe", "Maker", False), ("all", "Maker", True), ("none", None, False)):
+        thumbnail = pipeline.downscale(tmp_path / "p.jpg", exif=mode)  # type: ignore[call-overload]
+        assert (thumbnail.exif_bytes > 0) == (make is not None)
+        thumbnail.save(tmp_path / "t.webp", quality=80)
+        pipeline.upscale(tmp_path / "t.webp").save(tmp_path / "r.jpg")
+        with Image.open(tmp_path / "r.jpg") as restored:
+            assert restored.getexif().get(0x010F) == make
+            assert bool(restored.getexif().get_ifd(0x8825)) == position
+    safe = pipeline.downscale([tmp_path / "p.jpg"])[0]
+    assert safe.picture.exif == pipeline.downscale(tmp_path / "p.jpg").picture.exif
+
+
 def test_exif_and_profile_come_back(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
     from PIL import ImageCms
 

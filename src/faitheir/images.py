@@ -7,12 +7,12 @@ import ctypes
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import PIL
@@ -89,6 +89,50 @@ _EXIF_STALE = frozenset(
 )
 _JPEG_EXIF_LIMIT = 65533
 
+#: What of a photograph's EXIF goes along: "safe" is what neither tells where it was taken nor by which specimen of a
+#: camera, "all" what ``Picture.exif`` holds.
+ExifMode = Literal["safe", "all", "none"]
+
+# What "safe" lets through, and nothing else: date, camera, lens, exposure, author and copyright. Not among them are
+# position, time zone, serial numbers, the owner's name, unique ids, free texts and whatever is not known here.
+_EXIF_SAFE = frozenset(
+    {
+        ExifTags.Base.Make,
+        ExifTags.Base.Model,
+        ExifTags.Base.DateTime,
+        ExifTags.Base.Artist,
+        ExifTags.Base.Copyright,
+        ExifTags.Base.XPAuthor,
+        ExifTags.Base.DateTimeOriginal,
+        ExifTags.Base.DateTimeDigitized,
+        ExifTags.Base.SubsecTime,
+        ExifTags.Base.SubsecTimeOriginal,
+        ExifTags.Base.SubsecTimeDigitized,
+        ExifTags.Base.ExposureTime,
+        ExifTags.Base.FNumber,
+        ExifTags.Base.ExposureProgram,
+        ExifTags.Base.ISOSpeedRatings,
+        ExifTags.Base.SensitivityType,
+        ExifTags.Base.ShutterSpeedValue,
+        ExifTags.Base.ApertureValue,
+        ExifTags.Base.BrightnessValue,
+        ExifTags.Base.ExposureBiasValue,
+        ExifTags.Base.MaxApertureValue,
+        ExifTags.Base.MeteringMode,
+        ExifTags.Base.LightSource,
+        ExifTags.Base.Flash,
+        ExifTags.Base.FocalLength,
+        ExifTags.Base.FocalLengthIn35mmFilm,
+        ExifTags.Base.ExposureMode,
+        ExifTags.Base.WhiteBalance,
+        ExifTags.Base.DigitalZoomRatio,
+        ExifTags.Base.SceneCaptureType,
+        ExifTags.Base.LensSpecification,
+        ExifTags.Base.LensMake,
+        ExifTags.Base.LensModel,
+    }
+)
+
 
 class PictureWarning(UserWarning):
     """Something in a picture file was left aside or changed; the text says what."""
@@ -124,12 +168,29 @@ class Picture:
         return int(self.rgb.shape[0])
 
     def to_pil(self) -> Image.Image:
-        """The picture as a Pillow image, RGB or RGBA, with `exif` and `icc_profile` in its `info`."""
+        """The picture as a Pillow image, RGB or RGBA, with `exif` and `icc_profile` in its `info`.
+
+        Its `save` writes the EXIF, which Pillow's own does only where it is told to; `save(path, exif=b"")` leaves it
+        out. What Pillow derives from it (`resize`, `convert`) is an image of Pillow's: `save(path,
+        exif=image.info["exif"])`.
+        """
         image = Image.fromarray(self.rgb)
         if self.alpha is not None:
             image.putalpha(Image.fromarray(self.alpha))
         image.info = {key: value for key, value in (("exif", self.exif), ("icc_profile", self.icc_profile)) if value}
+        image.__class__ = _SavedWithExif
         return image
+
+
+class _SavedWithExif(Image.Image):
+    """See `Picture.to_pil`."""
+
+    def save(self, fp: Any, format: str | None = None, **params: Any) -> None:  # noqa: A002
+        exif = self.info.get("exif", b"")
+        # Pillow refuses EXIF beyond what a JPEG holds, and in compressed TIFFs.
+        if exif and len(exif) <= _JPEG_EXIF_LIMIT and "compression" not in params:
+            params.setdefault("exif", exif)
+        super().save(fp, format, **params)
 
 
 def is_picture_path(path: PathLike) -> bool:
@@ -816,6 +877,35 @@ def _transform(mode: str, profile: ImageCms.ImageCmsProfile) -> Any:
     return transform
 
 
+def filter_exif(exif: bytes | None, mode: ExifMode) -> bytes | None:
+    """What of a picture's EXIF goes along; None where nothing is left. Raises ImageError for an unknown mode."""
+    if mode not in get_args(ExifMode):
+        raise ImageError(f"exif must be one of {', '.join(get_args(ExifMode))}, not {mode!r}.")
+    if exif is None or mode == "none":
+        return None
+    if mode == "all":
+        return exif
+    source = Image.Exif()
+    try:
+        source.load(exif)
+        return _exif_of(source, _EXIF_SAFE, {ExifTags.IFD.Exif: _EXIF_SAFE})
+    except Exception:  # what a damaged directory raises is anyone's guess
+        return None
+
+
+def _exif_of(source: Image.Exif, tags: Container[int], ifds: Mapping[int, Container[int]]) -> bytes | None:
+    """Some of the tags of a photograph, and of its directories; None if there are none."""
+    kept = Image.Exif()
+    for tag in source:
+        if tag in tags:
+            kept[tag] = source[tag]
+    for ifd, wanted in ifds.items():
+        if values := {tag: value for tag, value in source.get_ifd(ifd).items() if tag in wanted}:
+            kept.get_ifd(ifd).update(values)
+    data = kept.tobytes()
+    return data if len(data) > len(Image.Exif().tobytes()) else None
+
+
 def _read_exif(image: Image.Image) -> tuple[int, bytes | None]:
     """Orientation (1..8) and the EXIF worth keeping; broken EXIF counts as none."""
     orientation = 1
@@ -823,17 +913,12 @@ def _read_exif(image: Image.Image) -> tuple[int, bytes | None]:
         source = image.getexif()
         stored = source.get(ExifTags.Base.Orientation, 1)
         orientation = stored if stored in range(1, 9) else 1
-        kept = Image.Exif()
-        for tag in _EXIF_KEPT & source.keys():
-            kept[tag] = source[tag]
-        for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            values = {tag: value for tag, value in source.get_ifd(ifd).items() if tag not in _EXIF_STALE}
-            if values:
-                kept.get_ifd(ifd).update(values)
-        data = kept.tobytes()
+        ifds = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+        return orientation, _exif_of(
+            source, _EXIF_KEPT, {ifd: source.get_ifd(ifd).keys() - _EXIF_STALE for ifd in ifds}
+        )
     except Exception:  # what a damaged directory raises is anyone's guess
         return orientation, None
-    return orientation, data if len(data) > len(Image.Exif().tobytes()) else None
 
 
 def _as_stored(upright: UInt8Array, orientation: int) -> UInt8Array:

@@ -30,9 +30,11 @@ from faitheir.errors import ConfigError, ModelError, ThumbnailError
 from faitheir.hub import HubOptions
 from faitheir.images import (
     DEFAULT_MAX_PIXELS,
+    ExifMode,
     Picture,
     UInt8Array,
     fill_transparent,
+    filter_exif,
     pad_to_multiple,
     resize_alpha,
 )
@@ -218,15 +220,20 @@ class FaithEIRPipeline:
 
     # Pictures and thumbnails as this package holds them.
 
-    def downscale_picture(self, picture: Picture, *, callback: Progress | None = None) -> Thumbnail:
+    def downscale_picture(
+        self, picture: Picture, *, callback: Progress | None = None, exif: ExifMode = "safe"
+    ) -> Thumbnail:
         """The thumbnail of a picture of any size, with its alpha, EXIF and profile, and how it was made.
 
-        ``callback``: see ``downscale``.
+        ``callback``, ``exif``: see ``downscale``.
         """
-        return self._downscale_batch([picture], callback)[0]
+        return self._downscale_batch([picture], callback, exif)[0]
 
-    def _downscale_batch(self, pictures: Sequence[Picture], callback: Progress | None) -> list[Thumbnail]:
+    def _downscale_batch(
+        self, pictures: Sequence[Picture], callback: Progress | None, exif: ExifMode
+    ) -> list[Thumbnail]:
         """Of pictures of one size."""
+        kept = [filter_exif(picture.exif, exif) for picture in pictures]
         pictures = [fill_transparent(picture, self.scale) for picture in pictures]
         height, width = pictures[0].height, pictures[0].width
         grid = (-(-height // self.scale), -(-width // self.scale))
@@ -245,11 +252,11 @@ class FaithEIRPipeline:
         ):
             levels[:, top : top + rows.shape[1]] = _to_uint8(rows)
         thumbnails = []
-        for picture, rgb in zip(pictures, levels, strict=True):
+        for picture, rgb, exif_ in zip(pictures, levels, kept, strict=True):
             alpha = picture.alpha
             if alpha is not None:
                 alpha = resize_alpha(pad_to_multiple(alpha, self.scale), (grid[1], grid[0]))
-            small = Picture(np.array(rgb[: grid[0], : grid[1]]), alpha, picture.exif, picture.icc_profile)
+            small = Picture(np.array(rgb[: grid[0], : grid[1]]), alpha, exif_, picture.icc_profile)
             thumbnails.append(Thumbnail(small, ThumbnailInfo(self.scale, width, height, self.weights)))
         return thumbnails
 
@@ -340,11 +347,21 @@ class FaithEIRPipeline:
 
     @overload
     def downscale(
-        self, image: PictureLike, *, callback: Progress | None = None, max_pixels: int | None = None
+        self,
+        image: PictureLike,
+        *,
+        callback: Progress | None = None,
+        max_pixels: int | None = None,
+        exif: ExifMode = "safe",
     ) -> Thumbnail: ...
     @overload
     def downscale(
-        self, image: Many, *, callback: Progress | None = None, max_pixels: int | None = None
+        self,
+        image: Many,
+        *,
+        callback: Progress | None = None,
+        max_pixels: int | None = None,
+        exif: ExifMode = "safe",
     ) -> list[Thumbnail]: ...
     def downscale(
         self,
@@ -352,6 +369,7 @@ class FaithEIRPipeline:
         *,
         callback: Progress | None = None,
         max_pixels: int | None = None,
+        exif: ExifMode = "safe",
     ) -> Thumbnail | list[Thumbnail]:
         """The thumbnail of a photograph, or a list of them for a list (or a batch (B, 3, H, W)).
 
@@ -359,7 +377,9 @@ class FaithEIRPipeline:
         in [0, 1], or a tensor (3, H, W) of uint8 or floats in [0, 1]. In a list, neighbours of one size run as one
         batch, as many as fill a tile. The result has ``.image`` (PIL) and ``.save(path)``.
         ``callback(done, tiles)`` is called after each tile, beginning anew for each picture or batch; what it raises
-        ends the call. ``max_pixels``: no larger picture is read from a file; by default the pipeline's.
+        ends the call. ``max_pixels``: no larger picture is read from a file; by default the pipeline's. ``exif``:
+        "safe" keeps date, camera, lens, exposure, author and copyright, and drops position, serial numbers and all
+        else; "all" keeps what is worth keeping; "none" keeps nothing. The restored picture has what the thumbnail has.
         Raises ImageError for what is no picture, or too large a one.
         """
         limit = self.max_pixels if max_pixels is None else max_pixels
@@ -368,9 +388,9 @@ class FaithEIRPipeline:
             return [
                 thumbnail
                 for batch in self._batches(pictures, lambda p: (p.height, p.width), self.scale)
-                for thumbnail in self._downscale_batch(batch, callback)
+                for thumbnail in self._downscale_batch(batch, callback, exif)
             ]
-        return self.downscale_picture(as_picture(image, limit), callback=callback)
+        return self.downscale_picture(as_picture(image, limit), callback=callback, exif=exif)
 
     @overload
     def upscale(
