@@ -1,4 +1,4 @@
-"""The fidelity setting: one thumbnail, restored naturally, truly, or between."""
+"""The fidelity setting: one thumbnail, restored naturally, with the lowest error, or between."""
 
 import copy
 import pickle
@@ -177,7 +177,7 @@ def test_what_cannot_be() -> None:
     with pytest.raises(ConfigError, match="no fidelity setting"):
         model.upscale(y, fidelity=0.5)
     for wrong in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ConfigError, match="from 0, the most natural, to 1"):
+        with pytest.raises(ConfigError, match=r"from 0 \(most natural\) to 1 \(lowest error\)"):
             awake().upscale(y, fidelity=wrong)
     with pytest.raises(ConfigError, match="no fidelity setting"):
         FaithEIRPipeline(model, model_config(), fidelity=1.0)

@@ -1,4 +1,4 @@
-"""Where and how to compute: devices, precisions, and what the process's memory is."""
+"""Where and how to compute: devices, precisions, and the memory of the process."""
 
 import ctypes
 import sys
@@ -25,7 +25,7 @@ def native_bfloat16(device: torch.device) -> bool:
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is cuda, else mps, else cpu. Raises DeviceError where it is not to be had."""
+    """The device of that name; "auto" is cuda, else mps, else cpu. Raises DeviceError where it is not available."""
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")

@@ -1,4 +1,4 @@
-"""A model is a folder: config.json, all that rebuilds it, and model.safetensors. Never a pickle."""
+"""A model is a folder: config.json, which describes it, and model.safetensors, its weights. Pickles are never read."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check the name. Raises ConfigError."""
         if not self.name or len(self.name) > 100 or not self.name.isprintable():
-            raise ConfigError(f"name is {self.name!r}; 1 to 100 printable characters are wanted.")
+            raise ConfigError(f"name is {self.name!r}; give 1 to 100 printable characters.")
 
     @property
     def size_multiple(self) -> int:
@@ -56,18 +56,18 @@ class ModelConfig:
 
 
 def irn_codec(scale: int) -> CodecConfig:
-    """IRN (Xiao et al. 2020): Haar and eight blocks per halving, a normal sample for what is lost."""
+    """IRN (Xiao et al. 2020): Haar and eight blocks per halving, a normal sample for the lost channels."""
     return CodecConfig(
         scale, transform="haar", pyramid=True, block="inv", inv_blocks=8, prior="normal", embedder="none"
     )
 
 
 def t_irn_codec(scale: int) -> CodecConfig:
-    """After T-IRN (Bao et al. 2025): tri-branch blocks, two per halving, and zeros for what is lost."""
+    """After T-IRN (Bao et al. 2025): tri-branch blocks, two per halving, and zeros for the lost channels."""
     return replace(irn_codec(scale), block="t-inv", inv_blocks=2, prior="zeros")
 
 
-#: The way up of the embedded models, made for two CPU cores.
+#: The restoring half of the embedded models, sized for two CPU cores.
 _SHORT: dict[str, Any] = {
     "unet_blocks": (2, 3),
     "decoder_widths": (96, 64, 0),
@@ -75,7 +75,7 @@ _SHORT: dict[str, Any] = {
     "decoder_up_kernel": 1,
 }
 
-#: Configurations known by name: what ``faitheir info`` can count without any weights.
+#: Configurations known by name, with or without weights in this package.
 KNOWN_CONFIGS: dict[str, ModelConfig] = {
     "nano-x16": ModelConfig(
         "nano-x16", CodecConfig(scale=16, lrt_init="haar", fidelity_rank=16), NanoConfig(grain=4, **_SHORT)
@@ -135,7 +135,7 @@ def check_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> Non
     expected = stored_state(model)
     missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unknown:
-        what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}', which the model has not"
+        what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}', which the model does not have"
         raise ModelError(f"{where}: the weights do not fit config.json: the file {what}.")
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
@@ -311,14 +311,14 @@ def embedded_models() -> list[str]:
 
 
 def embedded_folder() -> Path:
-    """Where they lie."""
+    """The folder in which they are, one folder each."""
     return Path(str(resources.files("faitheir") / "weights"))
 
 
 def find_model(source: str | Path, *, revision: str | None = None, **hub: Unpack[HubOptions]) -> Path:
     """The folder of ``source``: an embedded model's name, a folder, or a Hub id "owner/name" (downloaded once).
 
-    ``revision``, ``hub``: of the Hub, see ``hub.fetch``. Raises ModelError for what is none of these.
+    ``revision``, ``hub``: of the Hub, see ``hub.fetch``. Raises ModelError for anything else.
     """
     name = str(source)
     if name in embedded_models():
@@ -374,7 +374,7 @@ def maker(info: ThumbnailInfo) -> str:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors in a model folder, in float32. Raises ModelError where there are none to be read safely."""
+    """The tensors in a model folder, in float32. Raises ModelError where there are none that can be read safely."""
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         pickles = [p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]

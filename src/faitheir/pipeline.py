@@ -1,4 +1,4 @@
-"""Pictures in, pictures out: device, precision, tiles, files. The public face of a model."""
+"""From pictures to thumbnails and back: files, tiles, device and precision around a model."""
 
 import tempfile
 import warnings
@@ -67,7 +67,7 @@ class WeightsMismatchWarning(UserWarning):
 
 
 class FaithEIRPipeline:
-    """A model with everything around it.
+    """A model that takes and gives pictures in any form, of any size.
 
     >>> pipeline = FaithEIRPipeline.from_pretrained("nano-x16")
     >>> pipeline.downscale("photo.jpg").save("photo.thumb.png")
@@ -86,8 +86,8 @@ class FaithEIRPipeline:
     ) -> None:
         """``tile``: side of a tile in pixels of the full-size picture (default 512 for turbo, else 2048).
 
-        ``fidelity``: how thumbnails are restored where a call does not say: from 0, the most natural picture, to 1, the
-        one with the least error. ``max_pixels``: the largest picture that is read from a file or restored, where a call
+        ``fidelity``: how thumbnails are restored where a call does not say, from 0 (most natural) to 1 (lowest
+        error). ``max_pixels``: the largest picture that is read from a file or restored, where a call
         does not say. ``card``: the model card that ``save_pretrained`` writes beside the weights. Raises ConfigError
         for a tile that is too small, or a fidelity that the model cannot give.
         """
@@ -218,7 +218,7 @@ class FaithEIRPipeline:
                 state[name] = exact.to(state[name].device, torch.float32)
         return state
 
-    # Pictures and thumbnails as this package holds them.
+    # Pictures and thumbnails in the package's own classes.
 
     def downscale_picture(
         self, picture: Picture, *, callback: Progress | None = None, exif: ExifMode = "safe"
@@ -232,7 +232,7 @@ class FaithEIRPipeline:
     def _downscale_batch(
         self, pictures: Sequence[Picture], callback: Progress | None, exif: ExifMode
     ) -> list[Thumbnail]:
-        """Of pictures of one size."""
+        """The thumbnails of pictures of one size, in one batch."""
         kept = [filter_exif(picture.exif, exif) for picture in pictures]
         pictures = [fill_transparent(picture, self.scale) for picture in pictures]
         height, width = pictures[0].height, pictures[0].width
@@ -268,7 +268,7 @@ class FaithEIRPipeline:
         callback: Progress | None = None,
         max_pixels: int | None = None,
     ) -> Picture:
-        """The full-size picture: of exactly the original's size, or LR size x scale where the thumbnail does not say.
+        """The full-size picture: of exactly the original's size, or thumbnail size x scale where there is no metadata.
 
         ``fidelity``, ``callback``, ``max_pixels``: see ``upscale``. Raises ConfigError for a fidelity that the model
         cannot give, ThumbnailError where the thumbnail was made at another scale, or the picture would be larger than
@@ -283,7 +283,7 @@ class FaithEIRPipeline:
         callback: Progress | None,
         max_pixels: int | None,
     ) -> list[Picture]:
-        """Of thumbnails of one size, though the originals' may differ."""
+        """The pictures of thumbnails of one size, in one batch; the originals' sizes may differ."""
         fidelity = self.fidelity if fidelity is None else fidelity
         self.model.check_fidelity(fidelity)
         sizes = [self._restored_size(thumbnail, max_pixels) for thumbnail in thumbnails]
@@ -343,7 +343,7 @@ class FaithEIRPipeline:
             )
         return height, width
 
-    # What callers have.
+    # Pictures and thumbnails in any form.
 
     @overload
     def downscale(
@@ -466,7 +466,7 @@ class FaithEIRPipeline:
         ``thumbnail``: a ``Thumbnail``, or a path, bytes, an open file, a PIL image, an array or a tensor as for
         ``downscale``. A ``Thumbnail``, a file and a PIL image opened from one know the original's size. In a list,
         neighbours of one size run as one batch, as many as fill a tile.
-        ``fidelity``: from 0, the most natural picture, to 1, the truest; by default the pipeline's.
+        ``fidelity``: from 0 (most natural) to 1 (lowest error); by default the pipeline's.
         ``output_type``: "pil", "np" ((H, W, 3 or 4) uint8) or "pt" ((3 or 4, H, W) float32 in [0, 1], on the CPU).
         ``callback``: as for ``downscale``. ``max_pixels``: of the restored picture; by default the pipeline's.
         Raises ConfigError for another output_type, and what ``upscale_thumbnail`` raises.
@@ -531,7 +531,7 @@ class FaithEIRPipeline:
         cells = pixels // self.scale // self._align * self._align
         least = 2 * self._overlap
         if cells < least:
-            raise ConfigError(f"tile is {pixels} pixels; at least {least * self.scale} are wanted for '{self.name}'.")
+            raise ConfigError(f"tile is {pixels} pixels; '{self.name}' needs at least {least * self.scale}.")
         return cells
 
     def _padded(self, grid: tuple[int, int]) -> tuple[int, int]:

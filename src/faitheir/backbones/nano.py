@@ -5,8 +5,8 @@
     decode   z_0 (H/8) --> H/4 --> H/2 --shuffle 2--> x, or z_0 (H/8) --> H/4 --shuffle 4--> x
 
 Nothing is computed at full resolution but pixel (un)shuffles and one bilinear skip. There is no normalisation
-over space and attention stays in windows, so what a pixel becomes depends on its neighbourhood only and tiles
-agree with the whole picture. The timestep is fixed, so its embedding would be a constant that biases already
+over space and attention stays in windows, so a pixel depends on its neighbourhood only and tiles agree with the
+whole picture. The timestep is fixed, so its embedding would be a constant that biases already
 hold: there is none.
 """
 
@@ -62,7 +62,7 @@ class NanoConfig:
         if self.decoder_widths[2] < 0 or (not self.decoder_widths[2] and self.decoder_blocks[2]):
             raise ConfigError("the decoder's last width must not be negative, and with 0 there are no blocks.")
         if self.decoder_up_kernel not in (1, 3):
-            raise ConfigError(f"decoder_up_kernel is {self.decoder_up_kernel}; 1 or 3 is wanted.")
+            raise ConfigError(f"decoder_up_kernel is {self.decoder_up_kernel}; give 1 or 3.")
         if self.latent_channels < 3:
             raise ConfigError("latent_channels must be at least 3: the first three carry the skip's colours.")
         if min(*self.encoder_blocks, *self.unet_blocks, *self.decoder_blocks, self.grain) < 0:
@@ -90,7 +90,7 @@ def _conv(in_channels: int, out_channels: int, size: int = 3, stride: int = 1, *
 
 
 def _silu(x: Tensor) -> Tensor:
-    """SiLU of what nobody else needs: in place where no gradient is wanted, for large tensors wait on memory."""
+    """In-place SiLU where no gradient is needed; the input must not be reused. Large tensors are bound by memory."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -272,8 +272,8 @@ def position_noise(channels: int, rows: Tensor, columns: Tensor) -> Tensor:
 class Grain(nn.Module):
     """Adds position noise to features, mixed by a learned matrix that starts at zero.
 
-    Where the thumbnail is flat, a network of convolutions can only repeat itself from cell to cell, which shows as
-    a weave; an irregular texture needs a source that is not.
+    Where the thumbnail is flat, a convolutional network can only repeat itself from cell to cell, which shows as
+    repeated texture; an irregular texture needs an irregular input.
     """
 
     def __init__(self, width: int, channels: int) -> None:

@@ -116,7 +116,7 @@ class TurboConfig:
             object.__setattr__(self, "revision", None)  # another repository has no such commit
         for name in ("vae_lora_rank", "unet_lora_rank"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; 0 (no LoRA) or more is wanted.")
+                raise ConfigError(f"{name} is {getattr(self, name)}; give 0 (no LoRA) or more.")
         required = {
             "vae": ("block_out_channels", "latent_channels"),
             "unet": ("block_out_channels", "in_channels", "out_channels", "cross_attention_dim"),
@@ -272,7 +272,7 @@ class TurboBackbone(Backbone):
         return {name: parameter.detach() for name, parameter in self._lora()}
 
     def load_trained_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what ``trained_state_dict`` gave; ModelError unless names and shapes fit exactly."""
+        """Load what ``trained_state_dict`` gave; ModelError unless names and shapes fit exactly."""
         if self.merged:
             raise ModelError("The LoRA is merged into the base weights already; load it into a new backbone.")
         own = dict(self._lora())
@@ -426,7 +426,7 @@ def _load(model_class: Any, folder: Path, part: str, arguments: dict[str, Any], 
     if not (place / "config.json").is_file():
         raise ModelError(
             f"'{folder}' is not a base model in diffusers' layout: {part}/config.json is missing; "
-            "vae/ and unet/ are wanted in it."
+            "it must hold vae/ and unet/."
         )
     if not any(place.glob("*.safetensors")):
         pickled = any(place.glob("*.bin"))
@@ -468,6 +468,6 @@ def _plain(value: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    # Of other libraries' messages the first sentence tells; advice on their options follows.
+    # The first sentence of other libraries' messages says what is wrong; advice on their options follows.
     message = " ".join(str(error).split()) or type(error).__name__
     return message.split(". ")[0].rstrip(".")

@@ -1,6 +1,6 @@
 """FaithEIR, the one definition that training and inference share.
 
-downscale:  x --VAE encoder--> z --LRT, E-InvBlocks--> raw | lost --8 bits--> y
+downscale:  x --VAE encoder--> z --LRT, E-InvBlocks--> raw | lost; raw --8 bits--> y
 upscale:    y, prior --inverse--> z_T --denoiser(., PSE(y))--> z_0 --VAE decoder--> x^
 """
 
@@ -25,7 +25,7 @@ class Backbone(nn.Module):
     """What a backbone supplies: the VAE and the denoising network.
 
     ``latent_channels`` C; ``latent_stride``, pixels per latent position; ``context_dim``, the width of condition
-    tokens, 0 where there is no use for them; ``size_multiple``, what picture sides must be divisible by;
+    tokens, 0 where it takes none; ``size_multiple``, what picture sides must be divisible by;
     ``prediction_type``, what ``predict`` returns (see ``one_step``); ``least_scale``, at least the stride, is what its
     attention to tokens allows; ``window``, the side of attention windows in thumbnail pixels, 1 where there are none;
     ``vae_parts``, the submodules that encode and decode, by name; ``fidelity_parts``, those whose weights the fidelity
@@ -116,12 +116,12 @@ class CodecConfig:
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
         if self.scale < 2 or self.scale & (self.scale - 1):
-            raise ConfigError(f"scale is {self.scale}; a power of two from 2 up is wanted, such as 16 or 32.")
+            raise ConfigError(f"scale is {self.scale}; give a power of two, such as 16 or 32.")
         if not 0 <= self.timestep < TRAIN_TIMESTEPS:
-            raise ConfigError(f"timestep is {self.timestep}; 0 to {TRAIN_TIMESTEPS - 1} is wanted.")
+            raise ConfigError(f"timestep is {self.timestep}; give 0 to {TRAIN_TIMESTEPS - 1}.")
         for name in ("growth", "prior_pattern", "gmm_components", "lte_tokens"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is wanted.")
+                raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1.")
         if min(self.inv_blocks, self.fidelity_rank) < 0 or min(self.pse_hidden, default=1) < 1:
             raise ConfigError(
                 "inv_blocks and fidelity_rank must not be negative, and every width in pse_hidden must be at least 1."
@@ -131,8 +131,8 @@ class CodecConfig:
 class Reconstruction(NamedTuple):
     """What one pass of training needs: thumbnail (B, 3, H/s, W/s) if one was made, picture (B, 3, H, W), condition.
 
-    ``lost``: what downscaling threw away, (B, lost channels, H/s, W/s), if it did. ``bits``: what storing each
-    thumbnail costs, per thumbnail pixel (B,), where training prices that.
+    ``lost``: the channels that downscaling dropped, (B, lost channels, H/s, W/s), if it ran. ``bits``: what storing
+    each thumbnail costs, in bits per thumbnail pixel (B,), where training prices that.
     """
 
     thumbnail: Tensor | None
@@ -162,7 +162,7 @@ class FaithEIR(nn.Module):
         if channels * self.factor**2 <= LR_CHANNELS:
             raise ConfigError("the latent has too few channels for three to be kept and some to be lost.")
         if backbone.context_dim == 0 and config.embedder != "none":
-            raise ConfigError('this backbone has no use for condition tokens; set embedder to "none".')
+            raise ConfigError('this backbone takes no condition tokens; set embedder to "none".')
         self.rescaler = (PyramidRescaler if config.pyramid else LatentRescaler)(
             channels,
             self.factor,
@@ -213,7 +213,7 @@ class FaithEIR(nn.Module):
         return next((p.dtype for p in self.backbone.parameters()), torch.float32)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Picture -> thumbnail before it is rounded, and what is lost."""
+        """Picture -> thumbnail before it is rounded, and the lost channels."""
         _check_sides("pictures", x, self.size_multiple)
         z = self.backbone.encode(x.to(self._backbone_dtype())).float()
         raw, lost = self.rescaler(z)
@@ -234,15 +234,15 @@ class FaithEIR(nn.Module):
     def upscale(self, y: Tensor, origin: tuple[int, int] = (0, 0), fidelity: float = 0.0) -> Tensor:
         """Thumbnail (B, 3, h, w) in [0, 1] -> picture (B, 3, h s, w s), nominally in [0, 1], not clamped.
 
-        ``origin``: the row and column at which ``y`` was cut out of a larger thumbnail. ``fidelity``: from 0, the most
-        natural picture, to 1, the truest. Raises ConfigError for another, or where the model has no such setting.
+        ``origin``: the row and column at which ``y`` was cut out of a larger thumbnail. ``fidelity``: from 0
+        (most natural) to 1 (lowest error). Raises ConfigError for another, or where the model has no such setting.
         """
         return self._restore(y, origin, fidelity)[0]
 
     def check_fidelity(self, fidelity: float) -> None:
-        """Raise ConfigError unless the model can restore so."""
+        """Raise ConfigError unless the model can restore at this fidelity."""
         if not 0 <= fidelity <= 1:
-            raise ConfigError(f"fidelity is {fidelity:g}; from 0, the most natural, to 1, the truest, is wanted.")
+            raise ConfigError(f"fidelity is {fidelity:g}; give a number from 0 (most natural) to 1 (lowest error).")
         if fidelity and self.fidelity is None:
             raise ConfigError("this model has no fidelity setting; leave fidelity out.")
 
@@ -290,10 +290,10 @@ class FaithEIR(nn.Module):
         fidelity: float = 0.0,
         store: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> Reconstruction:
-        """Down and up again, differentiable throughout (the rounding's gradient is straight-through).
+        """Downscale and restore, differentiable throughout (the rounding's gradient is straight-through).
 
-        ``store``: thumbnails and the pictures they are of -> the thumbnails as a file gives them back, and bits per
-        pixel; the thumbnail returned is as it was before.
+        ``store``: thumbnails and their pictures -> the thumbnails as a file gives them back, and bits per pixel; the
+        thumbnail returned is without it.
         """
         unrounded, lost = self._split(x)
         y = quantize_8bit(unrounded)

@@ -1,7 +1,7 @@
 """3x3 convolutions, by Winograd's algorithm where that is faster: float32 on a CPU, without gradient.
 
-oneDNN runs a 3x3 convolution at the processor's peak, so only fewer multiplications make it faster; it has such
-kernels, but torch does not ask for them.
+oneDNN runs a 3x3 convolution at the processor's peak, so only fewer multiplications make it faster. It has Winograd
+kernels, but torch does not use them.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def winograd_conv3x3(
     ``silu``: of silu(x). ``plus`` (B, out, h, w) is added. Both are done strip by strip, while it is in the cache.
 
     F(4x4, 3x3) of Lavin and Gray (2016): 36 products of matrices where the plain sum has 144. It is worked in the dtype
-    of its inputs, fastest on channels_last, which is also what comes out, and has no use for a gradient.
+    of its inputs, fastest on channels_last, which the result is in, and has no gradient.
     """
     batch, _, height, width = x.shape
     outputs = weight.shape[0]

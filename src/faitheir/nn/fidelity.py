@@ -1,4 +1,4 @@
-"""The fidelity setting (ours, not the paper's): one model, two ways to restore the same thumbnail."""
+"""The fidelity setting (ours, not the paper's): one model restores a thumbnail naturally or with little error."""
 
 import copy
 import math
@@ -17,10 +17,10 @@ KEPT = 3
 
 
 class FidelityOffsets(nn.Module):
-    """What is added to the weights that restore, to go from the most natural picture to the truest.
+    """Offsets to the weights that restore, from the most natural picture to the one with the lowest error.
 
-    At 0 the model is as it was trained; at 1 the offsets are added whole, at which they are trained, with nothing
-    else, to the least error; between, a part of them (interpolation of weights, Wang et al. 2019). Each matrix and
+    At 0 the model is as it was trained. At 1 the offsets are added whole; so they are trained, they alone, for the
+    lowest error. Between, a part of them is added (interpolation of weights, Wang et al. 2019). Each matrix and
     each convolution's kernel has an offset of at most ``rank`` (LoRA, Hu et al. 2022), each vector one of its own;
     they start at zero. The thumbnail does not depend on them.
     """

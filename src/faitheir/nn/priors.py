@@ -1,4 +1,4 @@
-"""What stands in for the lost channels when upscaling (paper 3.3; Tables 2 and 3).
+"""Stand-ins for the lost channels when upscaling (paper 3.3; Tables 2 and 3).
 
 Each prior is a module ``prior(batch, height, width) -> (batch, lost_channels, height, width)``.
 """
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class AdaptiveDetailPrior(nn.Module):
-    """ADP: a learned deterministic tensor, the training set's average of what was thrown away.
+    """ADP: a learned deterministic tensor, the training set's average of the lost channels.
 
     ``pattern`` is the side of the learned spatial pattern, tiled over the image; 1 is one value per channel.
     Table 3's variants are its states: ``init="zeros"`` frozen, ``init="random"`` frozen (uniform in [-1, 1]),
@@ -48,10 +48,13 @@ class NormalPrior(nn.Module):
 
 
 class GaussianMixturePrior(nn.Module):
-    """GMM: a sample of a learned mixture of Gaussians with diagonal covariance, one draw per position (SAIN).
+    """GMM: a sample of a learned mixture of Gaussians, new at each call (after SAIN, Yang et al. 2023).
 
     The component is drawn with a straight-through Gumbel-softmax and the value by reparametrisation, so
-    weights, means and scales all receive gradients.
+    weights, means and scales all receive gradients, as in SAIN. Two things differ. SAIN's mixture is over scalars: one
+    mean and one scale per component, shared by all channels; here each component has them per channel (a diagonal
+    covariance). SAIN draws a component for each value by itself; here it is drawn once per position, for all channels
+    there. The paper says only "a learnable mixture of Gaussians".
     """
 
     def __init__(self, channels: int, components: int = 5) -> None:

@@ -4,9 +4,9 @@
       -> pixel unshuffle r        (B, C r r, h/r, w/r)
       -> orthogonal matrix W      LRT (learned) or Haar (fixed)
       -> E-InvBlock x n
-      -> split 3 | C r r - 3      the thumbnail's raw channels | what is lost
+      -> split 3 | C r r - 3      the thumbnail's raw channels | the lost channels
 
-Every step has its exact inverse; nothing is lost until the caller throws the second part away. ``PyramidRescaler``
+Every step has its exact inverse; nothing is lost until the caller drops the second part. ``PyramidRescaler``
 is the form of the invertible rescaling networks (IRN): factor 2 again and again, blocks after each.
 """
 
@@ -122,7 +122,11 @@ class OrthogonalTransform(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Five 3x3 convolutions, each fed by all before it, LeakyReLU 0.2; the last starts at zero (SAIN)."""
+    """Five 3x3 convolutions, each fed by all before it, LeakyReLU 0.2; the last starts at zero (IRN, SAIN).
+
+    The first four start from He's normal initialisation for LeakyReLU 0.2. IRN's and SAIN's code has Xavier's there,
+    times 0.1: a tenth of these values or less. The last one is zero in all three, so that the block starts at zero.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, growth: int = 32) -> None:
         super().__init__()
@@ -282,7 +286,7 @@ class LatentRescaler(nn.Module):
 
     @property
     def lost_channels(self) -> int:
-        """How many channels are thrown away: C r r - 3."""
+        """How many channels the thumbnail does not keep: C r r - 3."""
         return self.channels - LR_CHANNELS
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -332,7 +336,7 @@ class PyramidRescaler(nn.Module):
 
     @property
     def lost_channels(self) -> int:
-        """How many channels are thrown away: C r r - 3."""
+        """How many channels the thumbnail does not keep: C r r - 3."""
         return self.channels - LR_CHANNELS
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
