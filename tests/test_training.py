@@ -215,7 +215,8 @@ def test_muon_does_not_orthogonalise_the_prior() -> None:
     [
         ({"data__cropp": 64}, "unknown key 'cropp'; did you mean 'crop'"),
         ({"losses__pixle": 1.0}, "did you mean 'pixel'"),
-        ({"data__crop": 60}, "not a multiple of the scale"),
+        ({"data__crop": 60}, "crop 60 is not a multiple of 16"),
+        ({"data__crop": 96, "model__backbone": {"kind": "turbo"}}, "crop 96 is not a multiple of 64"),
         ({"steps": 0}, "at least 1"),
         ({"steps": "many"}, "type int is wanted"),
         ({"optimizer__lr": -1.0}, "must be positive"),

@@ -277,14 +277,8 @@ class TrainConfig:
         check_name(self.model.name)
         if self.stage == "fidelity" and not self.model.codec.fidelity_rank:
             raise ConfigError("stage 'fidelity' trains what this model has not; set model.codec.fidelity_rank.")
-        if self.data.crop % self.model.codec.scale:
-            raise ConfigError(f"crop {self.data.crop} is not a multiple of the scale, {self.model.codec.scale}.")
-        multiple = getattr(self.model.backbone, "size_multiple", 1)
-        if self.data.crop % multiple:
-            raise ConfigError(
-                f"crop {self.data.crop} is not a multiple of {multiple}, which the backbone "
-                f"'{self.model.backbone.kind}' needs."
-            )
+        if self.data.crop % (multiple := self.model.size_multiple):
+            raise ConfigError(f"crop {self.data.crop} is not a multiple of {multiple}, which this model needs.")
         if self.losses.lattice and self.data.crop < 8 * self.model.codec.scale and self.stage != "vae":
             raise ConfigError(
                 f"losses.lattice needs crops of at least 8 cells, {8 * self.model.codec.scale} pixels; "

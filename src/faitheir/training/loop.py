@@ -40,7 +40,7 @@ from faitheir.training.checkpoints import (
 from faitheir.training.config import TrainConfig
 from faitheir.training.dry_run import rehearse
 from faitheir.training.record import Recorder, environment, record_environment
-from faitheir.training.setup import Log, Setup, make_accelerator, prepare
+from faitheir.training.setup import Log, Setup, log_line, make_accelerator, prepare
 from faitheir.training.step import take_step
 from faitheir.training.validation import validate
 
@@ -49,7 +49,7 @@ UNREADABLE_FILE = "unreadable.txt"
 
 
 def train_stages(
-    configs: Sequence[TrainConfig], *, resume: str | None = None, dry_run: bool = False, log: Log = print
+    configs: Sequence[TrainConfig], *, resume: str | None = None, dry_run: bool = False, log: Log = log_line
 ) -> Path | None:
     """Train one configuration after the other, each from the model that the one before left unless it names its own.
 
@@ -71,7 +71,7 @@ def train_stages(
     return result
 
 
-def train(config: TrainConfig, *, resume: str | None = None, dry_run: bool = False, log: Log = print) -> Path | None:
+def train(config: TrainConfig, *, resume: str | None = None, dry_run: bool = False, log: Log = log_line) -> Path | None:
     """Train and return the folder of the finished model, ``RUN/model``; None after a dry run.
 
     ``resume``: "auto" goes on from the run's last whole checkpoint, if there is one, as the uninterrupted run would

@@ -1,5 +1,6 @@
 """What a run needs before its first step: accelerate, the model with its frozen parts, losses, optimizers, crops."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ from faitheir.training.lossy import LossyStorage
 from faitheir.training.optimizers import WeightAverage, make_optimizer, make_schedule
 
 Log = Callable[[str], None]
+
+#: Where a run's lines go by default: the command line prints them, other programs choose.
+log_line: Log = logging.getLogger("faitheir").info
 
 
 class TrainingPass(nn.Module):
