@@ -175,6 +175,9 @@ def test_a_thumbnail_of_unknown_weights_has_the_model_of_its_name_or_none(severa
     assert found.weights == FaithEIRPipeline.from_pretrained("a").weights
     with pytest.warns(WeightsMismatchWarning, match="0123456789abcdef of 'a'"):
         found.upscale(of_name)
+    nameless = Thumbnail(small, ThumbnailInfo(16, 64, 64, "0123456789abcdef"))
+    with pytest.raises(ModelError, match="made by the weights 0123456789abcdef, which this package does not hold"):
+        pipelines.for_thumbnail(nameless)
     stranger = Thumbnail(small, ThumbnailInfo(16, 64, 64, "0123456789abcdef", str(several / "weights" / "a")))
     with pytest.raises(ModelError, match=r"weights 0123456789abcdef of .* give the folder or the Hub id"):
         pipelines.for_thumbnail(stranger)
@@ -187,7 +190,8 @@ def test_weights_are_hashed_once_while_their_file_stays(several: Path, monkeypat
     for _ in range(3):
         assert models.model_for(thumbnail.info) == "b"
     assert len(read) == 1, "those of other scales are not read"
-    save_tiny_model(several / "weights" / "b", model_config(name="b", scale=32), 3)
+    other = save_tiny_model(several / "other", model_config(scale=32), 3)
+    (other / "model.safetensors").replace(several / "weights" / "b" / "model.safetensors")
     assert models.stored_hash(several / "weights" / "b") == FaithEIRPipeline.from_pretrained("b").weights
 
 
