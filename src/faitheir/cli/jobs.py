@@ -66,13 +66,24 @@ class Job:
     source: Path
     outputs: tuple[Path, ...]
     frame: int | None = None
+    alternatives: int = 1
+    """So many of the first outputs are names of which one is used."""
     before: _State = ()
     """The outputs that were there and are to be replaced."""
 
     def done(self) -> bool:
         """Whether every output is there and new. They are written whole, so none is opened."""
         before = self.before or (None,) * len(self.outputs)
-        return all(now is not None and now != then for now, then in zip(_state(self.outputs), before, strict=True))
+        new = [now is not None and now != then for now, then in zip(_state(self.outputs), before, strict=True)]
+        return any(new[: self.alternatives]) and all(new[self.alternatives :])
+
+    def choose(self, suffix: str) -> Path:
+        """The alternative that ends so; what an earlier run left under the others is removed."""
+        (chosen,) = (path for path in self.outputs[: self.alternatives] if path.suffix == f".{suffix}")
+        for path in self.outputs[: self.alternatives]:
+            if path != chosen:
+                path.unlink(missing_ok=True)
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -157,14 +168,15 @@ def plan(
     names: Callable[[str], Sequence[str]],
     *,
     base: Callable[[str], str] = stem,
+    alternatives: int = 1,
     output: Path | None = None,
     overwrite: bool = False,
     frames: Callable[[Path], int] | None = None,
 ) -> Iterator[Group]:
     """What is to be written.
 
-    ``names`` gives the names of the files that come of an input from the ``base`` of its name; they go beside it, or
-    inside ``output``. What exists is skipped, unless ``overwrite``. ``frames``: how many a file has; each then becomes
+    ``names`` gives the names of the files that come of an input from the ``base`` of its name, ``alternatives`` of them
+    for one file; they go beside it, or inside ``output``. What exists is skipped, unless ``overwrite``. ``frames``: how many a file has; each then becomes
     a job, and the base names of several are numbered. A problem with a whole group of inputs is that two would write
     one file, an input would be written, or a folder cannot be written to.
     """
@@ -177,7 +189,7 @@ def plan(
             folders = {part.folder for part in parts}
             checked = False
             for start in range(0, len(parts), _PARTS):
-                jobs = [part.job() for part in parts[start : start + _PARTS]]
+                jobs = [part.job(alternatives) for part in parts[start : start + _PARTS]]
                 if overwrite:
                     pending = [replace(job, before=_state(job.outputs)) for job in jobs]
                 else:
@@ -308,8 +320,9 @@ class _Part:
     names: Sequence[str]
     frame: int | None
 
-    def job(self) -> Job:
-        return Job(self.source.path, tuple(self.folder / name for name in self.names), self.frame)
+    def job(self, alternatives: int) -> Job:
+        outputs = tuple(self.folder / name for name in self.names)
+        return Job(self.source.path, outputs, self.frame, alternatives)
 
 
 def _parts(

@@ -10,6 +10,7 @@ import click
 from faitheir.cli.jobs import Group, Job, PlanError, find_inputs, memory_for, plan, run
 from faitheir.cli.messages import about, show_error
 from faitheir.cli.options import EPILOG, batch_options, fidelity_option, max_pixels_option, model_options, stack
+from faitheir.cli.thumbnails import ThumbnailFiles, exif_note, thumbnail_options
 from faitheir.errors import ThumbnailError
 from faitheir.files import (
     RESTORED_MARK,
@@ -20,11 +21,12 @@ from faitheir.files import (
     is_thumbnail,
 )
 from faitheir.images import Picture, frame_count, read_picture, write_picture
+from faitheir.storage import write_atomic
 from faitheir.thumbnail import Thumbnail
 
 if TYPE_CHECKING:
-    from faitheir.evaluation.roundtrip import Figures
-    from faitheir.pipeline import Pipelines
+    from faitheir.evaluation.roundtrip import Figures, RoundTrip
+    from faitheir.pipeline import FaithEIRPipeline, Pipelines
 
 
 _all_frames_option = click.option(
@@ -37,7 +39,7 @@ _all_frames_option = click.option(
 _restored_options = stack(
     click.option(
         "--format",
-        "suffix",
+        "restored_format",
         type=click.Choice(["png", "jpg", "webp", "tiff"]),
         default="png",
         show_default=True,
@@ -45,6 +47,8 @@ _restored_options = stack(
     ),
     click.option(
         "--quality",
+        "restored_quality",
+        metavar="1..100",
         type=click.IntRange(1, 100),
         help="Quality of jpg and webp output. [default: 95 for jpg, lossless for webp]",
     ),
@@ -93,21 +97,13 @@ def _batch(
 @model_options
 @max_pixels_option
 @_all_frames_option
-@click.option(
-    "--format",
-    "suffix",
-    type=click.Choice(["png", "webp"]),
-    default="png",
-    show_default=True,
-    help="Format of the thumbnails.",
-)
+@thumbnail_options()
 def downscale(
     inputs: tuple[Path, ...],
     recursive: bool,
     output: Path | None,
     overwrite: bool,
     all_frames: bool,
-    suffix: str,
     **options: Any,
 ) -> None:
     """Make thumbnail files from photographs.
@@ -116,25 +112,34 @@ def downscale(
     `faitheir upscale` restores. In folders, hidden files and files named like outputs (NAME.thumb.png,
     NAME.restored.png, NAME.roundtrip.png) are skipped. Several processes may share a folder.
     """
+    files = ThumbnailFiles.taken_from(options)
     found = find_inputs(inputs, recursive=recursive, wanted=is_photograph)
     groups = plan(
         found,
-        lambda base: [f"{base}{THUMBNAIL_MARK}.{suffix}"],
+        lambda base: [f"{base}{THUMBNAIL_MARK}.{suffix}" for suffix in files.suffixes],
+        alternatives=len(files.suffixes),
         output=output,
         overwrite=overwrite,
         frames=frame_count if all_frames else None,
     )
 
     def prepare() -> Callable[[Job], str]:
-        pipeline = _pipelines(**options).for_thumbnail()
+        pipelines = _pipelines(**options)
+        pipelines.for_thumbnail()  # what is wrong with it is no file's fault
 
         def work(job: Job) -> str:
-            (target,) = job.outputs
-            picture = read_picture(job.source, max_pixels=pipeline.max_pixels, frame=job.frame)
-            with memory_for(picture.width, picture.height):
+            picture = read_picture(job.source, max_pixels=options["max_pixels"], frame=job.frame)
+
+            def made(pipeline: FaithEIRPipeline) -> tuple[Thumbnail, bytes, str]:
                 thumbnail = pipeline.downscale_picture(picture)
-            thumbnail.save(target)
-            return f"{target}  {_size(picture)} -> {_size(thumbnail.picture)}, {target.stat().st_size:,} bytes"
+                return thumbnail, *files.encode(thumbnail)
+
+            with memory_for(picture.width, picture.height):
+                thumbnail, data, suffix = files.first_that_fits(pipelines, options["scale"], made)
+            target = job.choose(suffix)
+            write_atomic(target, data)
+            sizes = f"{_size(picture)} -> {_size(thumbnail.picture)}, {len(data):,} bytes"
+            return f"{target}  {sizes}{exif_note(thumbnail, len(data))}"
 
         return work
 
@@ -152,8 +157,8 @@ def upscale(
     recursive: bool,
     output: Path | None,
     overwrite: bool,
-    suffix: str,
-    quality: int | None,
+    restored_format: str,
+    restored_quality: int | None,
     **options: Any,
 ) -> None:
     """Restore full-size pictures from thumbnail files.
@@ -165,11 +170,11 @@ def upscale(
     The model that made a thumbnail restores it, unless --model names another. A thumbnail without metadata
     is restored by the default model, to its own size times the scale.
     """
-    _check_quality(suffix, quality)
+    _check_quality(restored_format, restored_quality)
     found = find_inputs(inputs, recursive=recursive, wanted=is_thumbnail, otherwise=is_photograph)
     groups = plan(
         found,
-        lambda base: [f"{base}{RESTORED_MARK}.{suffix}"],
+        lambda base: [f"{base}{RESTORED_MARK}.{restored_format}"],
         base=base_name,
         output=output,
         overwrite=overwrite,
@@ -189,7 +194,7 @@ def upscale(
             pipeline = pipelines.for_thumbnail(thumbnail)
             with memory_for(thumbnail.picture.width * pipeline.scale, thumbnail.picture.height * pipeline.scale):
                 picture = pipeline.upscale_thumbnail(thumbnail)
-                write_picture(target, picture, quality=quality)
+                write_picture(target, picture, quality=restored_quality)
             return f"{target}  {_size(thumbnail.picture)} -> {_size(picture)}, {target.stat().st_size:,} bytes"
 
         return work
@@ -215,14 +220,15 @@ def _figure_lines(figures: "Figures") -> list[str]:
 @_all_frames_option
 @fidelity_option
 @_restored_options
+@thumbnail_options("thumbnail-")
 def roundtrip(
     inputs: tuple[Path, ...],
     recursive: bool,
     output: Path | None,
     overwrite: bool,
     all_frames: bool,
-    suffix: str,
-    quality: int | None,
+    restored_format: str,
+    restored_quality: int | None,
     **options: Any,
 ) -> None:
     """Downscale, restore, and measure the error.
@@ -232,12 +238,15 @@ def roundtrip(
     side. Everything is measured from the files. In folders, hidden files and files named like outputs are
     skipped.
     """
-    _check_quality(suffix, quality)
+    _check_quality(restored_format, restored_quality)
     found = find_inputs(inputs, recursive=recursive, wanted=is_photograph)
-    endings = (f"{THUMBNAIL_MARK}.png", f"{RESTORED_MARK}.{suffix}", f"{SIDE_BY_SIDE_MARK}.png")
+    files = ThumbnailFiles.taken_from(options)
+    endings = [f"{THUMBNAIL_MARK}.{suffix}" for suffix in files.suffixes]
+    endings += [f"{RESTORED_MARK}.{restored_format}", f"{SIDE_BY_SIDE_MARK}.png"]
     groups = plan(
         found,
         lambda base: [base + ending for ending in endings],
+        alternatives=len(files.suffixes),
         output=output,
         overwrite=overwrite,
         frames=frame_count if all_frames else None,
@@ -247,15 +256,22 @@ def roundtrip(
     def prepare() -> Callable[[Job], str]:
         from faitheir.evaluation.roundtrip import round_trip
 
-        pipeline = _pipelines(**options).for_thumbnail()
+        pipelines = _pipelines(**options)
+        pipelines.for_thumbnail()  # what is wrong with it is no file's fault
 
         def work(job: Job) -> str:
-            picture = read_picture(job.source, max_pixels=pipeline.max_pixels, frame=job.frame)
-            thumbnail_path, restored_path, sheet_path = job.outputs
-            with memory_for(picture.width, picture.height):
-                figures, thumbnail, restored = round_trip(
-                    pipeline, picture, (thumbnail_path, restored_path, sheet_path), quality=quality
+            picture = read_picture(job.source, max_pixels=options["max_pixels"], frame=job.frame)
+            *_, restored_path, sheet_path = job.outputs
+
+            def made(pipeline: FaithEIRPipeline) -> RoundTrip:
+                return round_trip(
+                    pipeline, picture, job.outputs[0], restored_path, sheet_path, quality=restored_quality, encode=files.encode
                 )
+
+            with memory_for(picture.width, picture.height):
+                done = files.first_that_fits(pipelines, options["scale"], made)
+            figures, thumbnail, restored = done.figures, done.thumbnail.picture, done.restored
+            thumbnail_path = job.choose(done.format)
             measured.append(figures)
             rows = (
                 ("original", picture, job.source),
