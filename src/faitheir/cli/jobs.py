@@ -77,13 +77,11 @@ class Job:
         new = [now is not None and now != then for now, then in zip(_state(self.outputs), before, strict=True)]
         return any(new[: self.alternatives]) and all(new[self.alternatives :])
 
-    def choose(self, suffix: str) -> Path:
-        """The alternative that ends so; what an earlier run left under the others is removed."""
-        (chosen,) = (path for path in self.outputs[: self.alternatives] if path.suffix == f".{suffix}")
-        for path in self.outputs[: self.alternatives]:
-            if path != chosen:
-                path.unlink(missing_ok=True)
-        return chosen
+    def keep_only(self, path: Path) -> None:
+        """Remove what an earlier run left under the names that are alternatives to ``path``."""
+        for other in self.outputs[: self.alternatives]:
+            if other.name != path.name:
+                other.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -175,10 +173,11 @@ def plan(
 ) -> Iterator[Group]:
     """What is to be written.
 
-    ``names`` gives the names of the files that come of an input from the ``base`` of its name, ``alternatives`` of them
-    for one file; they go beside it, or inside ``output``. What exists is skipped, unless ``overwrite``. ``frames``: how many a file has; each then becomes
-    a job, and the base names of several are numbered. A problem with a whole group of inputs is that two would write
-    one file, an input would be written, or a folder cannot be written to.
+    ``names`` gives the names of the files that come of an input from the ``base`` of its name; they go beside it, or
+    inside ``output``. The first ``alternatives`` of them are names of which the work uses one. What exists is skipped,
+    unless ``overwrite``. ``frames``: how many a file has; each then becomes a job, and the base names of several are
+    numbered. A problem with a whole group of inputs is that two would write one file, an input would be written, or a
+    folder cannot be written to.
     """
     for group in inputs:
         try:

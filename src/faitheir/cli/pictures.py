@@ -21,7 +21,6 @@ from faitheir.files import (
     is_thumbnail,
 )
 from faitheir.images import Picture, frame_count, read_picture, write_picture
-from faitheir.storage import write_atomic
 from faitheir.thumbnail import Thumbnail
 
 if TYPE_CHECKING:
@@ -130,16 +129,15 @@ def downscale(
         def work(job: Job) -> str:
             picture = read_picture(job.source, max_pixels=options["max_pixels"], frame=job.frame)
 
-            def made(pipeline: FaithEIRPipeline) -> tuple[Thumbnail, bytes, str]:
+            def made(pipeline: FaithEIRPipeline) -> tuple[Thumbnail, Path]:
                 thumbnail = pipeline.downscale_picture(picture)
-                return thumbnail, *files.encode(thumbnail)
+                return thumbnail, files.save(thumbnail, job.outputs[0])
 
             with memory_for(picture.width, picture.height):
-                thumbnail, data, suffix = files.first_that_fits(pipelines, options["scale"], made)
-            target = job.choose(suffix)
-            write_atomic(target, data)
-            sizes = f"{_size(picture)} -> {_size(thumbnail.picture)}, {len(data):,} bytes"
-            return f"{target}  {sizes}{exif_note(thumbnail, len(data))}"
+                thumbnail, target = files.first_that_fits(pipelines, options["scale"], made)
+            job.keep_only(target)
+            sizes = f"{_size(picture)} -> {_size(thumbnail.picture)}, {target.stat().st_size:,} bytes"
+            return f"{target}  {sizes}{exif_note(thumbnail, target)}"
 
         return work
 
@@ -264,18 +262,16 @@ def roundtrip(
             *_, restored_path, sheet_path = job.outputs
 
             def made(pipeline: FaithEIRPipeline) -> RoundTrip:
-                return round_trip(
-                    pipeline, picture, job.outputs[0], restored_path, sheet_path, quality=restored_quality, encode=files.encode
-                )
+                outputs = (job.outputs[0], restored_path, sheet_path)
+                return round_trip(pipeline, picture, outputs, quality=restored_quality, save=files.save)
 
             with memory_for(picture.width, picture.height):
-                done = files.first_that_fits(pipelines, options["scale"], made)
-            figures, thumbnail, restored = done.figures, done.thumbnail.picture, done.restored
-            thumbnail_path = job.choose(done.format)
+                figures, thumbnail, restored, thumbnail_path = files.first_that_fits(pipelines, options["scale"], made)
+            job.keep_only(thumbnail_path)
             measured.append(figures)
             rows = (
                 ("original", picture, job.source),
-                ("thumbnail", thumbnail, thumbnail_path),
+                ("thumbnail", thumbnail.picture, thumbnail_path),
                 ("restored", restored, restored_path),
             )
             lines = [f"  {n:<14}{_size(p):>16} {q.stat().st_size:>14,} bytes   {q}" for n, p, q in rows]

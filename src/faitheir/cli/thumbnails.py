@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
@@ -11,6 +12,7 @@ from faitheir.cli.jobs import PlanError
 from faitheir.cli.options import F, stack
 from faitheir.errors import FaithEIRError, ThumbnailError
 from faitheir.images import Picture
+from faitheir.storage import write_atomic
 from faitheir.thumbnail import (
     DEFAULT_FORMAT,
     LOSSLESS_FORMATS,
@@ -114,7 +116,16 @@ class ThumbnailFiles:
         encoded = thumbnail.encode_within(limit, formats=None if self.format is None else self.suffixes)
         return encoded.data, encoded.format
 
-    def first_that_fits(self, pipelines: "Pipelines", scale: str | None, attempt: "Callable[[FaithEIRPipeline], R]") -> R:
+    def save(self, thumbnail: Thumbnail, path: Path) -> Path:
+        """Write its file, under the suffix of its format, and return where it is."""
+        data, suffix = self.encode(thumbnail)
+        path = path.with_suffix(f".{suffix}")
+        write_atomic(path, data)
+        return path
+
+    def first_that_fits(
+        self, pipelines: "Pipelines", scale: str | None, attempt: "Callable[[FaithEIRPipeline], R]"
+    ) -> R:
         """What ``attempt`` gives for the chosen model or, with a budget that it does not meet, for that of scale 32."""
         from faitheir.models import embedded_models
 
@@ -133,7 +144,7 @@ class ThumbnailFiles:
         raise refused
 
 
-def exif_note(thumbnail: Thumbnail, size: int) -> str:
+def exif_note(thumbnail: Thumbnail, path: Path) -> str:
     """What to say of a thumbnail file's EXIF where it takes more than a tenth of the file."""
     taken = thumbnail.exif_bytes
-    return f", {taken:,} of them EXIF (--exif none leaves it out)" if taken * 10 > size else ""
+    return f", {taken:,} of them EXIF (--exif none leaves it out)" if taken * 10 > path.stat().st_size else ""

@@ -75,7 +75,7 @@ class ModelSystem(System):
     def work(self, picture: str, original: Path, stored: Path, restored: Path) -> dict[str, Any]:  # noqa: ARG002
         """Down to the thumbnail's file, and back from what that file holds."""
         photograph = Picture(read_picture(original).rgb)
-        down, up = through_file(self.pipeline, photograph, stored, restored)[2:]
+        down, up = through_file(self.pipeline, photograph, stored, restored)[3:]
         return {"seconds_down": down, "seconds_up": up}
 
 

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -43,19 +44,40 @@ class Figures:
         return cls(**none | means(asdict(figures) for figures in several))
 
 
+def _save(thumbnail: Thumbnail, path: Path) -> Path:
+    thumbnail.save(path)
+    return path
+
+
+class RoundTrip(NamedTuple):
+    """A round trip's figures, its pictures as read back from their files, and the thumbnail's file."""
+
+    figures: Figures
+    thumbnail: Thumbnail
+    restored: Picture
+    path: Path
+
+
 def round_trip(
-    pipeline: FaithEIRPipeline, photograph: Picture, outputs: tuple[Path, Path, Path], *, quality: int | None = None
-) -> tuple[Figures, Picture, Picture]:
+    pipeline: FaithEIRPipeline,
+    photograph: Picture,
+    outputs: tuple[Path, Path, Path],
+    *,
+    quality: int | None = None,
+    save: Callable[[Thumbnail, Path], Path] = _save,
+) -> RoundTrip:
     """Write the thumbnail, the restored picture, and both beside the original to ``outputs``: all three, or none.
 
-    They must be in one folder. Returns the figures, the thumbnail and the restored picture, as read back.
+    They must be in one folder. ``quality``: of the restored picture. ``save``: see ``through_file``.
     Raises ImageError or ThumbnailError.
     """
     folder = outputs[0].parent
     # They are made in a hidden folder and moved into place once they are whole.
     with temporary_folder(folder) as temporary:
         written = [temporary / path.name for path in outputs]
-        thumbnail, restored, down, up = through_file(pipeline, photograph, written[0], written[1], quality=quality)
+        written[0], thumbnail, restored, down, up = through_file(
+            pipeline, photograph, written[0], written[1], quality=quality, save=save
+        )
         write_picture(written[2], side_by_side(photograph, thumbnail.picture, restored, pipeline.scale))
         reference = bicubic_thumbnail(photograph.rgb, pipeline.scale)
         padded = (reference.shape[1] * pipeline.scale, reference.shape[0] * pipeline.scale)
@@ -69,28 +91,35 @@ def round_trip(
             seconds_down=down,
             seconds_up=up,
         )
-        for path, target in zip(written, outputs, strict=True):
-            path.replace(target)
-    return figures, thumbnail.picture, restored
+        for path in written:
+            path.replace(folder / path.name)
+    return RoundTrip(figures, thumbnail, restored, folder / written[0].name)
 
 
 def through_file(
-    pipeline: FaithEIRPipeline, photograph: Picture, thumbnail: Path, restored: Path, *, quality: int | None = None
-) -> tuple[Thumbnail, Picture, float, float]:
-    """Write a thumbnail and what is restored from that file; return both as read back, and seconds for each.
+    pipeline: FaithEIRPipeline,
+    photograph: Picture,
+    thumbnail: Path,
+    restored: Path,
+    *,
+    quality: int | None = None,
+    save: Callable[[Thumbnail, Path], Path] = _save,
+) -> tuple[Path, Thumbnail, Picture, float, float]:
+    """Write a thumbnail and what is restored from that file; return its path, both as read back, and seconds for each.
 
+    ``save`` writes the thumbnail to ``thumbnail``, or to that path with another suffix, and returns where it is.
     Raises ImageError or ThumbnailError.
     """
     started = time.perf_counter()
     small = pipeline.downscale_picture(photograph)
     down = time.perf_counter() - started
-    small.save(thumbnail)
-    small = Thumbnail.open(thumbnail)
+    path = save(small, thumbnail)
+    small = Thumbnail.open(path)
     started = time.perf_counter()
     large = pipeline.upscale_thumbnail(small)
     up = time.perf_counter() - started
     write_picture(restored, large, quality=quality)
-    return small, read_picture(restored), down, up
+    return path, small, read_picture(restored), down, up
 
 
 def side_by_side(original: Picture, thumbnail: Picture, restored: Picture, scale: int) -> Picture:

@@ -51,8 +51,8 @@ _Measure = Callable[[Picture, Path, str], tuple[dict[str, float], Picture]]
 def _round_trip(pipeline: FaithEIRPipeline) -> _Measure:
     def measure(original: Picture, folder: Path, stem: str) -> tuple[dict[str, float], Picture]:
         outputs = [folder / f"{stem}.{kind}.png" for kind in ("thumb", "restored", "roundtrip")]
-        figures, _, restored = round_trip(pipeline, original, (outputs[0], outputs[1], outputs[2]))
-        return {k: v for k, v in asdict(figures).items() if "seconds" not in k}, restored
+        done = round_trip(pipeline, original, (outputs[0], outputs[1], outputs[2]))
+        return {k: v for k, v in asdict(done.figures).items() if "seconds" not in k}, done.restored
 
     return measure
 
