@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from faitheir import models
 from faitheir.models import ModelConfig, build_model, save_model
 from recipes import Recipe, write_photos, write_squeezenet
 from tiny import model_config
@@ -89,3 +91,21 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(tmp_path: Path, photos: Path, network: Path) -> Recipe:
     """The tiny training recipe; runs go into tmp_path."""
     return Recipe(tmp_path, photos, network)
+
+
+@pytest.fixture
+def nothing_embedded(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package without embedded models; the folder where they would be."""
+    root = tmp_path_factory.mktemp("package")
+    (root / "weights").mkdir()
+    monkeypatch.setattr(models, "resources", SimpleNamespace(files=lambda _: root))
+    return root / "weights"
+
+
+@pytest.fixture
+def embedded(nothing_embedded: Path) -> Path:
+    """A package whose embedded models are tiny ones, nano-x16 and nano-x32; the folder where they are."""
+    for scale in (16, 32):
+        name = f"nano-x{scale}"
+        save_tiny_model(nothing_embedded / name, model_config(name=name, scale=scale), seed=scale)
+    return nothing_embedded

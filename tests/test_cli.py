@@ -12,7 +12,6 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from PIL import Image, PngImagePlugin
 
 from command import call, names, ok, refused
 from conftest import save_tiny_model
-from faitheir import devices, files, models
+from faitheir import devices, files
 from faitheir.cli import jobs
 from faitheir.cli.train import toml_value
 from faitheir.models import WEIGHTS_FILE
@@ -37,24 +36,6 @@ Photo = Callable[..., Path]
 def run(tiny_model: Path) -> Callable[..., str]:
     """A command with the tiny model that has to succeed; its stdout."""
     return lambda command, *arguments: ok(command, *arguments, "--model", tiny_model)
-
-
-@pytest.fixture
-def embedded(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package whose embedded models are tiny ones: nano-x16 and nano-x32."""
-    root = tmp_path_factory.mktemp("package")
-    for scale in (16, 32):
-        save_tiny_model(
-            root / "weights" / f"nano-x{scale}", model_config(name=f"nano-x{scale}", scale=scale), seed=scale
-        )
-    monkeypatch.setattr(models, "resources", SimpleNamespace(files=lambda _: root))
-    return root / "weights"
-
-
-@pytest.fixture
-def nothing_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "package" / "weights").mkdir(parents=True)
-    monkeypatch.setattr(models, "resources", SimpleNamespace(files=lambda _: tmp_path / "package"))
 
 
 def stripped(path: Path) -> Path:

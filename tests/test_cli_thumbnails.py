@@ -7,10 +7,7 @@ import pytest
 from PIL import Image
 
 from command import names, ok, refused
-from conftest import save_tiny_model
-from faitheir import models
 from faitheir.thumbnail import DEFAULT_FORMAT, LOSSLESS_FORMATS, Thumbnail
-from tiny import model_config
 
 Photo = Callable[..., Path]
 PREFIX = {"downscale": "--", "roundtrip": "--thumbnail-"}
@@ -87,13 +84,8 @@ def test_budgets(command: str, tiny_model: Path, photo: Photo, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("command", PREFIX)
-def test_the_larger_scale_where_the_smaller_does_not_fit(
-    command: str, photo: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for scale in (16, 32):
-        folder = tmp_path / "package" / "weights" / f"nano-x{scale}"
-        save_tiny_model(folder, model_config(name=f"nano-x{scale}", scale=scale), seed=scale)
-    monkeypatch.setattr(models.resources, "files", lambda _: tmp_path / "package")
+@pytest.mark.usefixtures("embedded")
+def test_the_larger_scale_where_the_smaller_does_not_fit(command: str, photo: Photo, tmp_path: Path) -> None:
     path = photo("in/a.png", 1400, 1000)
     ok(command, path, "--bytes", 2000)
     sizes = {}

@@ -129,7 +129,7 @@ def downscale(
         def work(job: Job) -> str:
             picture = read_picture(job.source, max_pixels=options["max_pixels"], frame=job.frame)
 
-            def made(pipeline: FaithEIRPipeline) -> tuple[Thumbnail, Path]:
+            def made(pipeline: "FaithEIRPipeline") -> tuple[Thumbnail, Path]:
                 thumbnail = pipeline.downscale_picture(picture)
                 return thumbnail, files.save(thumbnail, job.outputs[0])
 
@@ -261,7 +261,7 @@ def roundtrip(
             picture = read_picture(job.source, max_pixels=options["max_pixels"], frame=job.frame)
             *_, restored_path, sheet_path = job.outputs
 
-            def made(pipeline: FaithEIRPipeline) -> RoundTrip:
+            def made(pipeline: "FaithEIRPipeline") -> "RoundTrip":
                 outputs = (job.outputs[0], restored_path, sheet_path)
                 return round_trip(pipeline, picture, outputs, quality=restored_quality, save=files.save)
 
