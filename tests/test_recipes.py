@@ -74,6 +74,7 @@ def test_the_stages_of_a_nano_recipe_train_the_embedded_architecture(name: str) 
 
 
 def test_stages_of_one_file_follow_each_other(recipe: Recipe, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
     more = """
 [stages.vae]
 stage = "vae"
