@@ -205,6 +205,12 @@ def test_a_disk_that_is_full_in_training(recipe: Recipe, tmp_path: Path, monkeyp
     assert log_of(tmp_path / "run") == log_of(tmp_path / "whole")
 
 
+def test_a_run_folder_that_cannot_be_one(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(StorageError, match=r"run: the run's files cannot be written \(.+\); choose another folder"):
+        train(recipe("run"), log=quiet)
+
+
 # A killed process
 
 WRITES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
@@ -240,10 +246,11 @@ def run_alone(config: TrainConfig, at: int = 0) -> int | None:
     context.set_forkserver_preload(["faitheir.training.loop", "accelerate"])
     process = context.Process(target=train_and_die, args=(config, at))
     process.start()
-    process.join(120)
+    process.join(600)
     return process.exitcode
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_ten_kills_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
     """Killed anywhere between two changes of its folder and resumed, a run is the one that was not killed."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from faitheir.config import to_dict
-from faitheir.errors import ConfigError, StorageError, TrainingStopped, why
+from faitheir.errors import ConfigError, StorageError, TrainingStopped, disk_full, why
 from faitheir.models import save_model
 from faitheir.storage import write_atomic
 from faitheir.training.card import model_card
@@ -94,10 +94,10 @@ def train(config: TrainConfig, *, resume: str | None = None, dry_run: bool = Fal
     try:
         return run.to_the_end()
     except OSError as error:
-        raise StorageError(
-            f"{folder}: the run's files cannot be written ({why(error)}); make room on this disk or choose another run "
-            "folder, then go on with --resume auto."
-        ) from error
+        remedy = (
+            "make room on this disk, then go on with --resume auto" if disk_full(error) else "choose another folder"
+        )
+        raise StorageError(f"{folder}: the run's files cannot be written ({why(error)}); {remedy}.") from error
 
 
 def _finished(config: TrainConfig) -> bool:
