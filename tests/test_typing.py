@@ -6,7 +6,11 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
+import pytest
+
 from test_documentation import BLOCKS, ROOT
+
+pytest.importorskip("mypy")
 
 #: What the overloads promise.
 TYPES = """
