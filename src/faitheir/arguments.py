@@ -23,7 +23,8 @@ from faitheir.images import (
 from faitheir.storage import PathLike
 from faitheir.thumbnail import Thumbnail
 
-#: One picture, in any of the forms a caller may have it. Arrays are (H, W), (H, W, 1 to 4); tensors (3, H, W).
+#: One picture in any form: a path, a file's bytes, an open file, a PIL image, an array (H, W[, 1 to 4]), a tensor
+#: (3, H, W), a ``Picture``.
 PictureLike: TypeAlias = PathLike | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | Picture
 ThumbnailLike: TypeAlias = PictureLike | Thumbnail
 Many: TypeAlias = list[Any] | tuple[Any, ...]

@@ -87,9 +87,9 @@ class FaithEIRPipeline:
         """``tile``: side of a tile in pixels of the full-size picture (default 512 for turbo, else 2048).
 
         ``fidelity``: how thumbnails are restored where a call does not say, from 0 (most natural) to 1 (lowest
-        error). ``max_pixels``: the largest picture that is read from a file or restored, where a call
-        does not say. ``card``: the model card that ``save_pretrained`` writes beside the weights. Raises ConfigError
-        for a tile that is too small, or a fidelity that the model cannot give.
+        error). ``max_pixels``: the largest picture that is read from a file or restored, where a call does not say.
+        ``card``: the model card that ``save_pretrained`` writes beside the weights. Raises ConfigError for a tile that
+        is too small, or a fidelity that the model cannot give.
         """
         self.model = model.eval()
         model.check_fidelity(fidelity)
@@ -142,7 +142,7 @@ class FaithEIRPipeline:
 
     @property
     def name(self) -> str:
-        """The model's id, as thumbnails carry it."""
+        """The model's name."""
         return self.config.name
 
     @property

@@ -138,7 +138,7 @@ def _describe(target: str) -> str:
         meta_model,
         read_config,
         read_weights,
-        weights_hash,
+        stored_hash,
     )
 
     path = Path(target)
@@ -151,9 +151,8 @@ def _describe(target: str) -> str:
             return _describe_model(KNOWN_CONFIGS[target], "known configuration, its weights are not in this package")
     folder = find_model(target)
     config = read_config(folder)
-    state = read_weights(folder)
-    check_state(meta_model(config), state, str(folder / WEIGHTS_FILE))
-    return _describe_model(config, str(folder), weights_hash(state))
+    check_state(meta_model(config), read_weights(folder), str(folder / WEIGHTS_FILE))
+    return _describe_model(config, str(folder), stored_hash(folder))
 
 
 def _describe_model(config: "ModelConfig", where: str, weights: str | None = None) -> str:
