@@ -57,6 +57,7 @@ def work(name: str, seed: int, first: int, last: int) -> None:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     pool = pool_of(name)
+    attempt(name, pool[0])  # what it imports is no input's fault
     for number in range(first, last):
         data = made(name, seed, number, pool)
         print(f"{number}", file=out)

@@ -598,7 +598,7 @@ def _deep_tiff(file: BinaryIO, name: str, frame: int) -> "_DeepTiff | None":
     return _DeepTiff(file, page, frame, name)
 
 
-class _DeepTiff(ImageFile.StubImageFile):
+class _DeepTiff(ImageFile.ImageFile):
     """A page of a TIFF that tifffile decodes: floating point in colour or of 16 and 64 bits, 16 bits in planes."""
 
     format = "TIFF"
@@ -724,7 +724,8 @@ def _upright_srgb(image: Image.Image) -> Picture:
     alpha = np.empty(upright, np.uint8) if convert.has_alpha else None
     stored_rgb, stored_alpha = _as_stored(rgb, orientation), None if alpha is None else _as_stored(alpha, orientation)
     for rows in _strips(width, height):
-        colours, opacity = convert(image.crop((0, rows.start, width, rows.stop)))
+        # Image.crop applies Pillow's process-wide pixel limit, which belongs to the host program.
+        colours, opacity = convert(image._new(image.im.crop((0, rows.start, width, rows.stop))))
         stored_rgb[rows] = colours
         if stored_alpha is not None:
             stored_alpha[rows] = 255 if opacity is None else opacity

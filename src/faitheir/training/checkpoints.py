@@ -78,7 +78,7 @@ def damage(checkpoint: Path) -> str | None:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:
         return f"{Path(error.filename).name}: {why(error)}"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST_FILE} is not as it was written"
     return None if {STATE_FILE, TENSORS_FILE} <= files.keys() else f"{MANIFEST_FILE} is not as it was written"
 
@@ -118,7 +118,7 @@ def load_checkpoint(checkpoint: Path) -> Any:
     try:
         tensors = load_file(checkpoint / TENSORS_FILE)
         return _unpack(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")), tensors)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ModelError(f"{checkpoint}: this checkpoint cannot be read ({why(error)}); remove it.") from None
 
 

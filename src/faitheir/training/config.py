@@ -387,7 +387,7 @@ def _read_values(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: the configuration cannot be read ({reason}).") from None
     try:
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:  # both libraries' errors derive from it
+    except (ValueError, RecursionError) as error:  # both libraries' errors derive from ValueError
         raise ConfigError(f"{path}: not valid {'JSON' if path.suffix == '.json' else 'TOML'} ({error}).") from None
     if not isinstance(values, dict) or "extends" not in values:
         return values  # from_dict says what is wrong with what is no table
