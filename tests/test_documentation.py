@@ -17,6 +17,7 @@ from command import ok
 from faitheir.cli import main
 from faitheir.evaluation.metrics import METRICS
 from faitheir.training.config import load_recipe
+from test_layering import LAYERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -220,6 +221,13 @@ def test_pages_use_the_terms_of_the_field(page: Path) -> None:
 def test_the_page_of_metrics_has_every_metric() -> None:
     words = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "reference" / "metrics.md").read_text("utf-8")))
     assert METRICS.keys() - words == {"lpips"}  # of published tables only
+
+
+def test_the_page_of_the_architecture_has_the_layers() -> None:
+    (block,) = (block for block in BLOCKS if block.page.name == "architecture.md")
+    assert [set(line.split(", ")) for line in block.text.splitlines()] == [
+        part for part in LAYERS if part != {"__main__"}
+    ]
 
 
 def test_the_page_of_the_command_line_has_every_command() -> None:
