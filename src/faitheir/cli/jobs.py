@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -245,6 +245,7 @@ def run(
             if text is not None and (single or show_each):
                 tqdm.write(printable(text))
                 sys.stdout.flush()  # a log of a long batch shows each file as it is done
+            listed.go_on.set()
             bar.total = listed.total
             bar.update()
             return True
@@ -287,24 +288,35 @@ def memory_for(width: int, height: int) -> Iterator[None]:
 
 
 class _Ahead:
-    """The groups, found by a thread while the first are worked on, and how many jobs were found so far."""
+    """The groups, found by a thread while the first are worked on, and how many jobs were found so far.
+
+    It finds two, and the others once `go_on` is set: until a first file is done it would only delay that.
+    """
 
     def __init__(self, groups: Iterable[Group]) -> None:
         self.total = 0
+        self.go_on = threading.Event()
         self._found: SimpleQueue[Group | BaseException | None] = SimpleQueue()
         threading.Thread(target=self._list, args=(groups,), daemon=True).start()
 
     def _list(self, groups: Iterable[Group]) -> None:
         try:
-            for group in groups:
+            for number, group in enumerate(groups):
                 self.total += len(group.jobs)
                 self._found.put(group)
+                if number == 1:
+                    self.go_on.wait()
             self._found.put(None)
         except BaseException as error:
             self._found.put(error)
 
     def __iter__(self) -> Iterator[Group]:
-        while (item := self._found.get()) is not None:
+        for number in count():
+            if number == 2:
+                self.go_on.set()
+            item = self._found.get()
+            if item is None:
+                return
             if isinstance(item, BaseException):
                 raise item
             yield item
