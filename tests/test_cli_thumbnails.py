@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from command import names, ok, refused
 from faitheir.thumbnail import DEFAULT_FORMAT, LOSSLESS_FORMATS, Thumbnail
@@ -101,3 +101,26 @@ def test_the_larger_scale_where_the_smaller_does_not_fit(command: str, photo: Ph
     assert info is not None
     assert info.scale == 32
     assert "does not fit" in refused(command, path, "--bytes", limit, "--scale", 16, "-o", tmp_path / "none")
+
+
+@pytest.mark.parametrize("command", PREFIX)
+def test_exif(command: str, tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
+    """Position and serial number are kept only when asked for; what takes much of the file is said."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Maker of cameras"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.BodySerialNumber] = "A0123456789"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (47.0, 22.0, 40.0)
+    path = photo("a.jpg", 70, 45, exif=exif)
+    kept = {}
+    for mode in (None, "safe", "all", "none"):
+        text = ok(command, path, "--model", tiny_model, "--overwrite", *(["--exif", mode] if mode else []))
+        stored = (tmp_path / "a.thumb.png").read_bytes()
+        kept[mode] = Image.open(tmp_path / "a.thumb.png").getexif()
+        assert (b"A0123456789" in stored) == (mode == "all")
+        assert bool(kept[mode].get_ifd(ExifTags.IFD.GPSInfo)) == (mode == "all")
+        assert ("of them EXIF" in text) == (mode != "none")
+    assert dict(kept[None]) == dict(kept["safe"])
+    assert kept["safe"][ExifTags.Base.Make] == "Maker of cameras"
+    assert not dict(kept["none"])
+    photo("b.png", 900, 900, exif=exif)
+    assert "of them EXIF" not in ok(command, tmp_path / "b.png", "--model", tiny_model)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -20,7 +20,7 @@ from faitheir.files import (
     is_photograph,
     is_thumbnail,
 )
-from faitheir.images import Picture, frame_count, read_picture, write_picture
+from faitheir.images import ExifMode, Picture, frame_count, read_picture, write_picture
 from faitheir.thumbnail import Thumbnail
 
 if TYPE_CHECKING:
@@ -33,6 +33,15 @@ _all_frames_option = click.option(
     is_flag=True,
     help="Process every frame or page of animated and multi-page files; photo.gif gives photo.001.thumb.png and so on. "
     "[default: the first]",
+)
+
+_exif_option = click.option(
+    "--exif",
+    type=click.Choice(get_args(ExifMode)),
+    default="safe",
+    show_default=True,
+    help="EXIF data that the thumbnail keeps; safe: date, camera, lens, exposure, author and copyright, but neither "
+    "position nor serial numbers.",
 )
 
 _restored_options = stack(
@@ -97,12 +106,14 @@ def _batch(
 @max_pixels_option
 @_all_frames_option
 @thumbnail_options()
+@_exif_option
 def downscale(
     inputs: tuple[Path, ...],
     recursive: bool,
     output: Path | None,
     overwrite: bool,
     all_frames: bool,
+    exif: ExifMode,
     **options: Any,
 ) -> None:
     """Make thumbnail files from photographs.
@@ -110,6 +121,8 @@ def downscale(
     INPUTS are pictures and folders. photo.jpg becomes photo.thumb.png, an ordinary picture file that
     `faitheir upscale` restores. In folders, hidden files and files named like outputs (NAME.thumb.png,
     NAME.restored.png, NAME.roundtrip.png) are skipped. Several processes may share a folder.
+
+    With --bytes or --bpp the format that gives the best quality is chosen for each photograph.
     """
     files = ThumbnailFiles.taken_from(options)
     found = find_inputs(inputs, recursive=recursive, wanted=is_photograph)
@@ -130,7 +143,7 @@ def downscale(
             picture = read_picture(job.source, max_pixels=options["max_pixels"], frame=job.frame)
 
             def made(pipeline: "FaithEIRPipeline") -> tuple[Thumbnail, Path]:
-                thumbnail = pipeline.downscale_picture(picture)
+                thumbnail = pipeline.downscale_picture(picture, exif=exif)
                 return thumbnail, files.save(thumbnail, job.outputs[0])
 
             with memory_for(picture.width, picture.height):
@@ -219,12 +232,14 @@ def _figure_lines(figures: "Figures") -> list[str]:
 @fidelity_option
 @_restored_options
 @thumbnail_options("thumbnail-")
+@_exif_option
 def roundtrip(
     inputs: tuple[Path, ...],
     recursive: bool,
     output: Path | None,
     overwrite: bool,
     all_frames: bool,
+    exif: ExifMode,
     restored_format: str,
     restored_quality: int | None,
     **options: Any,
@@ -263,18 +278,18 @@ def roundtrip(
 
             def made(pipeline: "FaithEIRPipeline") -> "RoundTrip":
                 outputs = (job.outputs[0], restored_path, sheet_path)
-                return round_trip(pipeline, picture, outputs, quality=restored_quality, save=files.save)
+                return round_trip(pipeline, picture, outputs, quality=restored_quality, save=files.save, exif=exif)
 
             with memory_for(picture.width, picture.height):
                 figures, thumbnail, restored, thumbnail_path = files.first_that_fits(pipelines, options["scale"], made)
             job.keep_only(thumbnail_path)
             measured.append(figures)
             rows = (
-                ("original", picture, job.source),
-                ("thumbnail", thumbnail.picture, thumbnail_path),
-                ("restored", restored, restored_path),
+                ("original", picture, job.source, ""),
+                ("thumbnail", thumbnail.picture, thumbnail_path, exif_note(thumbnail, thumbnail_path)),
+                ("restored", restored, restored_path, ""),
             )
-            lines = [f"  {n:<14}{_size(p):>16} {q.stat().st_size:>14,} bytes   {q}" for n, p, q in rows]
+            lines = [f"  {n:<14}{_size(p):>16} {q.stat().st_size:>14,} bytes{note}   {q}" for n, p, q, note in rows]
             return "\n".join([str(job.source), *lines, *_figure_lines(figures)])
 
         return work

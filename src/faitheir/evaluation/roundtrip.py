@@ -12,7 +12,7 @@ from PIL import Image
 
 from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.evaluation.results import means
-from faitheir.images import Picture, bicubic_thumbnail, read_picture, resize_bicubic, write_picture
+from faitheir.images import ExifMode, Picture, bicubic_thumbnail, read_picture, resize_bicubic, write_picture
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.storage import temporary_folder
 from faitheir.thumbnail import Thumbnail
@@ -65,10 +65,11 @@ def round_trip(
     *,
     quality: int | None = None,
     save: Callable[[Thumbnail, Path], Path] = _save,
+    exif: ExifMode = "safe",
 ) -> RoundTrip:
     """Write the thumbnail, the restored picture, and both beside the original to ``outputs``: all three, or none.
 
-    They must be in one folder. ``quality``: of the restored picture. ``save``: see ``through_file``.
+    They must be in one folder. ``quality``: of the restored picture. ``save``, ``exif``: see ``through_file``.
     Raises ImageError or ThumbnailError.
     """
     folder = outputs[0].parent
@@ -76,7 +77,7 @@ def round_trip(
     with temporary_folder(folder) as temporary:
         written = [temporary / path.name for path in outputs]
         written[0], thumbnail, restored, down, up = through_file(
-            pipeline, photograph, written[0], written[1], quality=quality, save=save
+            pipeline, photograph, written[0], written[1], quality=quality, save=save, exif=exif
         )
         write_picture(written[2], side_by_side(photograph, thumbnail.picture, restored, pipeline.scale))
         reference = bicubic_thumbnail(photograph.rgb, pipeline.scale)
@@ -104,14 +105,16 @@ def through_file(
     *,
     quality: int | None = None,
     save: Callable[[Thumbnail, Path], Path] = _save,
+    exif: ExifMode = "safe",
 ) -> tuple[Path, Thumbnail, Picture, float, float]:
     """Write a thumbnail and what is restored from that file; return its path, both as read back, and seconds for each.
 
     ``save`` writes the thumbnail to ``thumbnail``, or to that path with another suffix, and returns where it is.
+    ``exif``: what the thumbnail keeps, see ``FaithEIRPipeline.downscale``.
     Raises ImageError or ThumbnailError.
     """
     started = time.perf_counter()
-    small = pipeline.downscale_picture(photograph)
+    small = pipeline.downscale_picture(photograph, exif=exif)
     down = time.perf_counter() - started
     path = save(small, thumbnail)
     small = Thumbnail.open(path)
