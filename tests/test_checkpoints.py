@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from faitheir.errors import ModelError, StorageError
 from faitheir.models import load_model
-from faitheir.training.checkpoints import checkpoints, damage, load_checkpoint, save_checkpoint, step_of
+from faitheir.training.checkpoints import Best, checkpoints, damage, load_checkpoint, save_checkpoint, step_of
 from faitheir.training.config import TrainConfig
 from faitheir.training.loop import train, train_stages
 from recipes import Recipe, log_of, quiet
@@ -126,6 +126,16 @@ def test_a_finished_run_that_is_asked_for_more_steps_trains_on(recipe: Recipe, t
     whole = load_model(tmp_path / "whole" / "model")[0].state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in after)
     assert all(torch.equal(whole[name], after[name]) for name in after)
+
+
+def test_a_best_model_that_is_lost_is_replaced(tmp_path: Path) -> None:
+    """A process that was killed while it replaced the best model leaves its figure alone."""
+    assert Best(tmp_path, "psnr", 4).offer(4, {"val_psnr": 30.0}, Path.mkdir)
+    assert not Best(tmp_path, "psnr", 6).offer(6, {"val_psnr": 29.0}, Path.mkdir)
+    (tmp_path / "best").rmdir()
+    assert Best(tmp_path, "psnr", 6).offer(6, {"val_psnr": 29.0}, Path.mkdir)
+    assert (tmp_path / "best").is_dir()
+    assert json.loads((tmp_path / "best.json").read_text())["value"] == 29.0
 
 
 # A full disk

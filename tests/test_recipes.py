@@ -104,7 +104,7 @@ freeze = ["backbone.decoder"]
         ("[variants.a]\n[stages.b]\n", "a", "either stages or variants"),
         ("[stages]\na = 3\n", None, r"tables such as \[stages.first\]"),
         ("[stages.a]\nstepps = 3\n", None, r"run\.toml, a: unknown key 'stepps'; did you mean 'steps'"),
-        ("[stages.a]\n[stages.b]\n", None, "2 stages; name the one"),
+        ("[stages.a]\n[stages.b]\n", None, "this recipe has stages; choose one: a, b"),
     ],
 )
 def test_a_recipe_of_several_runs_that_is_wrong(recipe: Recipe, more: str, only: str | None, message: str) -> None:

@@ -104,7 +104,7 @@ def save_checkpoint(run: Path, step: int, state: Any, save_model: Callable[[Path
         write_atomic(temporary / MANIFEST_FILE, (json.dumps({"sha256": sums}, indent=2) + "\n").encode())
         _replace_folder(temporary, final)
         for old in checkpoints(run)[:-keep]:
-            _remove_folder(old)
+            shutil.rmtree(_set_aside(old), ignore_errors=True)
     except (OSError, StorageError, ModelError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
@@ -176,25 +176,25 @@ def _cause(error: Exception) -> str:
 
 def _replace_folder(new: Path, old: Path) -> None:
     """Put ``new`` in the place of ``old``, which may exist."""
-    if old.exists():
-        _remove_folder(old)
+    gone = _set_aside(old) if old.exists() else None
     new.rename(old)
     flush_folder(old.parent)
+    if gone is not None:
+        shutil.rmtree(gone, ignore_errors=True)
 
 
-def _remove_folder(folder: Path) -> None:
-    # Renamed first: a folder that is half removed must not be taken for a whole one.
+def _set_aside(folder: Path) -> Path:
+    """Rename a folder that is to be removed: one that is half removed must not be taken for a whole one."""
     gone = folder.with_name(f"{_REMOVING}{folder.name}")
     shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    return folder.rename(gone)
 
 
 class Best:
     """The best model of a run so far, in ``RUN/best``, by a validation figure.
 
     ``figure``: "psnr" and "ssim" are better higher, "distance" lower. What ``best.json`` says of a step after ``step``
-    is forgotten: a resumed run comes there again.
+    is forgotten, since a resumed run comes there again, and so is what it says of a model that is not there.
     """
 
     def __init__(self, run: Path, figure: str, step: int) -> None:
@@ -202,7 +202,7 @@ class Best:
         self.value = math.nan
         try:
             said = json.loads((run / BEST_FILE).read_text(encoding="utf-8"))
-            if said["figure"] == figure and said["step"] <= step:
+            if said["figure"] == figure and said["step"] <= step and (run / "best").is_dir():
                 self.value = float(said["value"])
         except (OSError, ValueError, KeyError, TypeError):
             pass

@@ -298,7 +298,7 @@ def load_train_config(
     """The one run that a recipe describes, or of several the one named ``only``; see ``load_recipe``."""
     runs = load_recipe(path, overrides, only=only)
     if len(runs) > 1:
-        raise ConfigError(f"{path}: this recipe has {len(runs)} stages; name the one that is wanted.")
+        raise ConfigError(f"{path}: this recipe has stages; choose one: {', '.join(Path(r.run).name for r in runs)}.")
     return runs[0]
 
 
