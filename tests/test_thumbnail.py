@@ -352,13 +352,18 @@ class TestBudget:
                 small = photograph(3072 // scale, 2048 // scale)
                 yield Thumbnail(small, replace(INFO, scale=scale, width=3072, height=2048))
 
-        assert encode_within(thumbnails(), bytes_for(0.02, 3072, 2048))[0].info.scale == 16
+        assert encode_within(thumbnails(), bytes_for(0.02, 3072, 2048), formats=["webp"])[0].info.scale == 16
         assert made == [16]
-        chosen, file = encode_within(thumbnails(), 400)
-        assert (chosen.info.scale, made) == (32, [16, 16, 32])
+        for limit in (400, 900):
+            fits = limit == 900  # at 16x, but far from the thumbnail
+            assert fits == (len(next(thumbnails()).encode("webp", quality=0)) <= limit)
+            made.clear()
+            chosen, file = encode_within(thumbnails(), limit, formats=["webp"])
+            assert (chosen.info.scale, made) == (32, [16, 32])
+            assert len(file.data) <= limit
         assert Thumbnail.decode(file.data).info == chosen.info
         with pytest.raises(ThumbnailError, match="does not fit into 50; allow more bytes"):
-            encode_within(thumbnails(), 50)
+            encode_within(thumbnails(), 50, formats=["webp"])
         with pytest.raises(ThumbnailError, match="at least one"):
             encode_within([], 500)
 

@@ -57,6 +57,10 @@ LOSSLESS_BY_DEFAULT = True
 #: Of lossy files, where nothing is said of it.
 DEFAULT_QUALITY: dict[ThumbnailFormat, int] = {"webp": 90, "avif": 80, "jpg": 85}
 
+#: Above this mean squared error of its levels (27 dB) a thumbnail restores worse than a better one of the next scale:
+#: in LPIPS, 16x against 32x in as many bytes, on five photographs of 481 x 321 at 170 to 420 bytes.
+MOST_ERROR = 130.0
+
 _MAX_JSON = 4096
 _MAX_SIDE = 2**24
 _REMEDY = "make the thumbnail again, or remove its metadata and say the scale and model yourself."
@@ -351,17 +355,24 @@ class Encoded:
 def encode_within(
     thumbnails: Iterable[Thumbnail], limit: int, *, formats: Sequence[ThumbnailFormat] | None = None
 ) -> tuple[Thumbnail, Encoded]:
-    """The first of several thumbnails of one photograph that fits into `limit` bytes, and its best file.
+    """The first of several thumbnails of one photograph that fits well into `limit` bytes, and its best file.
 
-    Give them from the smallest scale to the largest: the smallest that fits keeps the most. They are taken one by one,
-    so a generator makes no more than needed. Raises ThumbnailError where none fits, or there are none.
+    Give them from the smallest scale to the largest: the smallest keeps the most, as long as its error is at most
+    `MOST_ERROR`. Where none is that good, the last that fits. They are taken one by one, so a generator makes no more
+    than needed. Raises ThumbnailError where none fits, or there are none.
     """
     refused: ThumbnailError | None = None
+    found: tuple[Thumbnail, Encoded] | None = None
     for thumbnail in thumbnails:
         try:
-            return thumbnail, thumbnail.encode_within(limit, formats=formats)
+            found = thumbnail, thumbnail.encode_within(limit, formats=formats)
         except ThumbnailError as error:
             refused = error
+        else:
+            if found[1].error <= MOST_ERROR:
+                break
+    if found is not None:
+        return found
     raise refused or ThumbnailError("there is no thumbnail to encode; give at least one.")
 
 
