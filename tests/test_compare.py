@@ -17,16 +17,19 @@ from command import call
 from conftest import save_tiny_model
 from faitheir.backbones.pixels import PixelsConfig
 from faitheir.comparison.compare import compare, write_comparison
+from faitheir.comparison.curves import line_of, series
 from faitheir.comparison.methods import parse_methods
 from faitheir.comparison.peers import Command, SuperResolution, flat_names, match_outputs
 from faitheir.comparison.produce import Setting
 from faitheir.comparison.systems import CodecSystem, ModelSystem, Resampling
+from faitheir.comparison.tables import tabulate
 from faitheir.errors import EvaluationError, FaithEIRError, MissingDependencyError, ModelError
 from faitheir.evaluation.metrics import psnr
 from faitheir.evaluation.results import SystemResult, file_stem, read_result
 from faitheir.images import UInt8Array, bicubic_thumbnail, read_picture, resize_bicubic
 from faitheir.models import ModelConfig
 from faitheir.nn.codec import CodecConfig
+from faitheir.pipeline import FaithEIRPipeline
 from faitheir.thumbnail import Thumbnail
 from tiny import model_config
 
@@ -69,15 +72,20 @@ def named(*texts: str) -> list[tuple[type, str, dict[str, Any]]]:
 
 def test_systems_by_name() -> None:
     assert named("nano-x16,bicubic", "Ours=model:runs/x@0.5, jpeg@bytes", "cmd:prog, {input} {output}") == [
-        (ModelSystem, "nano-x16", {"label": None, "fidelity": 0.0}),
+        (ModelSystem, "nano-x16", {"label": None, "fidelity": 0.0, "stored": None}),
         (Resampling, "bicubic", {"label": None}),
-        (ModelSystem, "runs/x", {"label": "Ours", "fidelity": 0.5}),
+        (ModelSystem, "runs/x", {"label": "Ours", "fidelity": 0.5, "stored": None}),
         (CodecSystem, "jpeg", {"label": None, "way": "bytes"}),
         (Command, "prog, {input} {output}", {"label": None}),
     ]
     assert named("avif@bytes-reduced", "S=sr:a=b.pth") == [
         (CodecSystem, "avif", {"label": None, "way": "bytes-reduced"}),
         (SuperResolution, "a=b.pth", {"label": "S"}),
+    ]
+    assert named("nano-x16@1[webp:90],avif@0.05bpp,model:a[b][jpg:7]") == [
+        (ModelSystem, "nano-x16", {"label": None, "fidelity": 1.0, "stored": ("webp", 90)}),
+        (CodecSystem, "avif", {"label": None, "way": "0.05bpp"}),
+        (ModelSystem, "a[b]", {"label": None, "fidelity": 0.0, "stored": ("jpg", 7)}),
     ]
     assert [(kind, name) for kind, name, _ in named("webp, irn")] == [(CodecSystem, "webp"), (ModelSystem, "irn-x16")]
 
@@ -87,6 +95,8 @@ def test_systems_by_name() -> None:
     [
         ("nano-x61", "Unknown system 'nano-x61'"),
         ("jpeg@fid", "cannot be held to 'fid'"),
+        ("jpeg@fastbpp", "cannot be held to 'fastbpp'"),
+        ("nano-x16[png:3]", "Unknown system"),
         ("jpeg@musiq", "cannot be held to 'musiq'"),
         ("sr:", "nothing after 'sr:'"),
         ("", "no systems"),
@@ -197,6 +207,39 @@ def test_codecs_are_held_to_the_target(hr: Path, tmp_path: Path, tiny_model: Pat
         assert picture.values["bytes"] == stored.stat().st_size
     # what was returned is what is on disk
     assert read_result(out / "tiny.json").summary == ours.summary
+
+
+def test_codecs_at_a_rate_need_no_target(hr: Path, tmp_path: Path) -> None:
+    rates = (2, 3, 5)
+    results = run(hr, tmp_path / "out", *(f"jpeg@{rate}bpp" for rate in rates), "bicubic", scale=8)
+    assert list(results) == ["JPEG at 2 bpp", "JPEG at 3 bpp", "JPEG at 5 bpp", "bicubic"]
+    points = [result for result in results.values() if result.kind == "codec"]
+    for rate, result in zip(rates, points, strict=True):
+        assert all(0.7 * rate < value <= rate for value in by_picture(result, "bits_per_pixel").values())
+        assert f"in at most {rate:g} bits per pixel" in result.note
+    assert sorted(result.summary["psnr"] for result in points) == [result.summary["psnr"] for result in points]
+    (line,) = {line_of(result) for result in points}
+    assert len(series(list(results.values()), "psnr")[line]) == 3
+
+
+def test_a_models_thumbnails_may_be_lossy(hr: Path, tmp_path: Path, tiny_model: Path) -> None:
+    out = tmp_path / "out"
+    results = run(hr, out, f"model:{tiny_model}", *(f"model:{tiny_model}[webp:{quality}]" for quality in (10, 90)))
+    assert list(results) == ["tiny-x16", "tiny-x16[webp:10]", "tiny-x16[webp:90]"]
+    whole, low, high = results.values()
+    assert low.summary["bytes"] < high.summary["bytes"] < whole.summary["bytes"]
+    assert low.about["curve"] == high.about["curve"] == "tiny-x16 webp"
+    thumbnail = rgb(low.pictures[0].thumbnail)
+    assert (thumbnail != rgb(whole.pictures[0].thumbnail)).any()
+    pipeline = FaithEIRPipeline.from_pretrained(tiny_model)
+    back = pipeline.upscale_thumbnail(Thumbnail.open(str(low.pictures[0].thumbnail)))
+    assert (rgb(low.pictures[0].restored) == back.rgb).all()  # from what the file holds
+    table = tabulate(list(results.values()), ["psnr", "bits_per_pixel"])
+    assert [[row[0].text for row in rows] for _, rows in table.blocks] == [
+        ["tiny-x16"],
+        ["tiny-x16[webp:10]", "tiny-x16[webp:90]"],
+    ]
+    assert "points of rate-distortion curves" in table.blocks[1][0]
 
 
 def test_how_many_were_reduced_is_said(hr: Path, tmp_path: Path, tiny_model: Path) -> None:

@@ -52,13 +52,24 @@ def test_the_p_value_is_that_of_all_signs() -> None:
     a = {str(i): 10 + float(value) for i, value in enumerate(differences)} | {"only here": 99.0}
     found = paired(a, dict.fromkeys(map(str, range(7)), 10.0))
     assert found is not None
-    assert found.p == pytest.approx(exact, abs=0.02)
+    assert found.p == pytest.approx(exact)
     assert found.mean == pytest.approx(differences.mean())
     assert found.interval[0] < found.mean < found.interval[1]
     assert found.pictures == 7
     swapped = paired(dict.fromkeys(map(str, range(7)), 10.0), a)
     assert swapped is not None
     assert (swapped.p, swapped.mean) == (found.p, -found.mean)
+
+
+def test_with_many_pictures_signs_are_drawn() -> None:
+    """By the normal distribution that their sum has then."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(0.15, 1, 60)
+    found = paired({str(i): float(value) for i, value in enumerate(x)}, dict.fromkeys(map(str, range(60)), 0.0))
+    assert found is not None
+    z = abs(x.sum()) / math.sqrt((x**2).sum())
+    assert found.p == pytest.approx(math.erfc(z / math.sqrt(2)), abs=0.03)
+    assert 0.01 < found.p < 0.9
 
 
 def test_no_difference_and_a_plain_one() -> None:

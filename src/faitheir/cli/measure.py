@@ -286,10 +286,13 @@ def compare(
     \b
     nano-x16, model:FOLDER          a model, through its thumbnail file
     nano-x16@1, model:FOLDER@1      the same, restored at that fidelity, 0 to 1
+    nano-x16[webp:90]               the same, its thumbnail stored lossily: webp, avif
+                                    or jpg, and a quality
     bicubic, lanczos                a thumbnail reduced and enlarged by Pillow
     jpeg, jpeg@bytes                jpeg, webp, avif or jpegxl in at most the bytes of the
                                     target's file; resized first where it cannot go so low
     jpeg@bytes-reduced              the same, resized first wherever that is better
+    jpeg@0.05bpp                    in at most that many bits per pixel
     jpeg@psnr                       in the fewest bytes that reach the target's value of
                                     psnr, ssim, lpips_alex, lpips_vgg, dists or
                                     squeezenet_distance

@@ -84,7 +84,7 @@ def _open(openers: Sequence[Opener], setting: Setting, target: str | None) -> tu
         known = ", ".join(system.system for system in able) or "there is none"
         raise EvaluationError(f"codecs cannot be held to '{target}'; choose from the systems compared: {known}.")
     for system in systems:
-        if isinstance(system, CodecSystem):
+        if isinstance(system, CodecSystem) and system.needs_target:
             if aim is None:
                 raise EvaluationError("codecs must be held to a system; compare a model, too, such as nano-x16.")
             system.target = aim

@@ -2,9 +2,11 @@
 
     nano-x16, model:FOLDER          a model, through its thumbnail file
     nano-x16@1, model:FOLDER@1      the same, restored at that fidelity, 0 to 1
+    nano-x16[webp:90]               the same, its thumbnail stored lossily: webp, avif or jpg, and a quality
     bicubic, lanczos                a thumbnail made and enlarged by Pillow
     jpeg, jpeg@bytes                a codec in at most the bytes of the target's file, picture by picture
     jpeg@bytes-reduced              the same, but the picture may be reduced first wherever that is better
+    jpeg@0.05bpp                    a codec in at most that rate, picture by picture: a point of its curve
     jpeg@psnr                       a codec in the fewest bytes that reach the target's value of a metric
     sr:CHECKPOINT                   a super-resolution network over a bicubic thumbnail
     cmd:'PROGRAM {input} {output}'  another program over a folder of bicubic thumbnails
@@ -68,22 +70,25 @@ def parse_method(text: str) -> Opener:
     if name in CODECS:
         return partial(CodecSystem, name, label=label, way=_check_way(way or BYTES))
     named_model = colon and prefix == "model"
-    model, fidelity = _fidelity(argument if named_model else f"{body}-x16" if body in ("irn", "t-irn") else body)
+    model, options = _options(argument if named_model else f"{body}-x16" if body in ("irn", "t-irn") else body)
     if named_model or model in embedded_models() or model in KNOWN_CONFIGS:
-        return partial(ModelSystem, model, label=label, fidelity=fidelity)
+        return partial(ModelSystem, model, label=label, **options)
     known = (*embedded_models(), *RESAMPLINGS, *(f"{codec}@bytes" for codec in CODECS), "model:", "sr:", "cmd:")
     raise EvaluationError(f"Unknown system '{body}'; choose from {', '.join(known)}, restored:, or see compare --help.")
 
 
-def _fidelity(text: str) -> tuple[str, float]:
-    """``MODEL@0.5`` -> the model and its fidelity; 0 where none is named."""
+def _options(text: str) -> tuple[str, dict[str, Any]]:
+    """``MODEL@0.5[webp:90]`` -> the model, its fidelity (0 where none is named) and how its thumbnail is stored."""
+    options: dict[str, Any] = {"fidelity": 0.0, "stored": None}
+    if not Path(text).is_dir() and (named := re.fullmatch(r"(.+)\[(webp|avif|jpg):(\d{1,3})\]", text, re.DOTALL)):
+        text, options["stored"] = named[1], (named[2], int(named[3]))
     if not Path(text).is_dir() and (named := re.fullmatch(r"(.+)@(\d*\.?\d+)", text, re.DOTALL)):
-        return named[1], float(named[2])
-    return text, 0.0
+        text, options["fidelity"] = named[1], float(named[2])
+    return text, options
 
 
 def _check_way(way: str) -> str:
-    if way not in (BYTES, BYTES_REDUCED, *HELD_TO):
-        ways = ", ".join((BYTES, BYTES_REDUCED, *HELD_TO))
+    if way not in (BYTES, BYTES_REDUCED, *HELD_TO) and not re.fullmatch(r"\d*\.?\d+bpp", way):
+        ways = ", ".join((BYTES, BYTES_REDUCED, "0.05bpp", *HELD_TO))
         raise EvaluationError(f"A codec cannot be held to '{way}'; choose from {ways}.")
     return way

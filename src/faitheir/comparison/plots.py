@@ -5,9 +5,10 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from faitheir.comparison.tables import COSTS, metric, metrics_of
+from faitheir.comparison.curves import Line, labels, line_of, series
+from faitheir.comparison.tables import drawn_metrics, metric
 from faitheir.errors import EvaluationError, MissingDependencyError
 from faitheir.evaluation.results import SystemResult
 from faitheir.storage import write_atomic
@@ -15,24 +16,12 @@ from faitheir.storage import write_atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Costs and measures of thumbnails: a curve's distortion is that of the restored picture.
-_NOT_DRAWN = {*COSTS, "thumbnail_psnr", "thumbnail_ssim", "thumbnail_bytes", "seconds_down", "seconds_up"}
-
 #: Okabe and Ito's colours, distinct with any colour vision, without their black and yellow.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 # A placeholder for the page's own colour, so that the drawing follows a light or dark page.
 _INK = "#010203"
-
-
-def drawn_metrics(results: Sequence[SystemResult], metrics: Sequence[str] | None = None) -> list[str]:
-    """The metrics that can be drawn: ranked measures of quality that stand beside bits per pixel."""
-    return [
-        name
-        for name in metrics_of(results, metrics)
-        if name not in _NOT_DRAWN and metric(name).direction is not None and _series(results, name)
-    ]
 
 
 def rate_distortion(
@@ -54,9 +43,9 @@ def rate_distortion(
     if not names:
         raise EvaluationError("there is nothing to draw: no system has both bits per pixel and a ranked metric.")
 
-    lines = list(dict.fromkeys(line for name in names for line in _series(results, name)))
-    models = [line for line in lines if line in {_line(result) for result in results if result.kind == "model"}]
-    styles: dict[_Line, dict[str, Any]] = {}
+    lines = list(dict.fromkeys(line for name in names for line in series(results, name)))
+    models = [line for line in lines if line in {line_of(result) for result in results if result.kind == "model"}]
+    styles: dict[Line, dict[str, Any]] = {}
     for index, line in enumerate(models):
         styles[line] = {"color": ink, "marker": "*ph8"[index % 4], "markersize": 13, "zorder": 3}
     # The lists are of coprime lengths: 42 systems before two look alike.
@@ -74,7 +63,7 @@ def rate_distortion(
         handles = {}
         for index, name in enumerate(names):
             axes = figure.add_subplot(rows, columns, index + 1)
-            for line, points in _series(results, name).items():
+            for line, points in series(results, name).items():
                 x, y = zip(*sorted(points), strict=True)
                 (handles[line],) = axes.plot(x, y, linewidth=1.6, **styles[line])
             axes.set_xscale("log")
@@ -90,10 +79,10 @@ def rate_distortion(
             axes.set_xlabel("bits per pixel")
             kind = metric(name)
             axes.set_title(f"{kind.label}{f' ({kind.unit})' if kind.unit else ''}, {kind.direction} is better")
-        labels = _labels(lines)
+        names_of = labels(lines)
         legend = figure.legend(
             [handles[line] for line in lines],
-            [labels[line] for line in lines],
+            [names_of[line] for line in lines],
             loc="outside lower center",
             ncols=math.ceil(len(lines) / math.ceil(len(lines) / (2 * columns))),
             frameon=False,
@@ -130,43 +119,6 @@ def write_plots(
     for path, data in zip(paths, files.values(), strict=True):
         write_atomic(path, data)
     return paths
-
-
-class _Line(NamedTuple):
-    """What a line, or a single point, stands for. ``reduced``: a codec over pictures reduced wherever that helps."""
-
-    name: str
-    reduced: bool
-    protocol: str
-    files: str
-
-
-def _line(result: SystemResult) -> _Line:
-    codec = result.about.get("codec") if result.kind == "codec" else None
-    reduced = codec is not None and result.about.get("reduced") == "freely"
-    return _Line(codec or result.system, reduced, result.protocol, result.about.get("files", ""))
-
-
-def _series(results: Sequence[SystemResult], name: str) -> dict[_Line, list[tuple[float, float]]]:
-    """Line -> (bits per pixel, value) of its points."""
-    series: dict[_Line, list[tuple[float, float]]] = {}
-    for result in results:
-        rate, value = (result.summary.get(key, math.nan) for key in ("bits_per_pixel", name))
-        if result.kind != "published" and math.isfinite(rate) and rate > 0 and math.isfinite(value):
-            series.setdefault(_line(result), []).append((rate, value))
-    return series
-
-
-def _labels(lines: Sequence[_Line]) -> dict[_Line, str]:
-    """Names, with what distinguishes two of the same name."""
-    protocols, files = {line.protocol for line in lines}, {line.files for line in lines}
-    labels = {}
-    for line in lines:
-        name = " ".join(line.name.split()) + (", reduced" if line.reduced else "")
-        label = f"\u200b{name}" if name.startswith("_") else name  # matplotlib hides what is called "_name"
-        label += f", {line.protocol}" if len(protocols) > 1 else ""
-        labels[line] = label + (f", files {line.files[:8]}" if len(files) > 1 else "")
-    return labels
 
 
 def _ticks(low: float, high: float) -> list[float]:

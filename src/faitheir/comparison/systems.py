@@ -12,6 +12,7 @@ from PIL import Image
 
 from faitheir.comparison.codecs import CODECS, SEARCH, Coded, decode, encode, encode_reaching, encode_within
 from faitheir.comparison.produce import Setting, System
+from faitheir.comparison.tables import RATE
 from faitheir.devices import resolve_device
 from faitheir.errors import EvaluationError
 from faitheir.evaluation.measures import picture_metric
@@ -42,13 +43,25 @@ class ModelSystem(System):
 
     kind = "model"
 
-    def __init__(self, source: str, setting: Setting, label: str | None = None, *, fidelity: float = 0.0) -> None:
-        """``source``: as for ``find_model``, which raises ModelError. ``fidelity``: how it restores."""
-        self._folder, self._setting, self._fidelity = find_model(source), setting, fidelity
+    def __init__(
+        self,
+        source: str,
+        setting: Setting,
+        label: str | None = None,
+        *,
+        fidelity: float = 0.0,
+        stored: tuple[str, int] | None = None,
+    ) -> None:
+        """``source``: as for ``find_model``, which raises ModelError. ``fidelity``: how it restores.
+
+        ``stored``: format and quality of lossy thumbnails; the setting's lossless ones otherwise.
+        """
+        self._folder, self._setting, self._fidelity, self._stored = find_model(source), setting, fidelity, stored
         config = read_config(self._folder)
-        name = f"{config.name}@{fidelity:g}" if fidelity else config.name
-        super().__init__(label or name, config.codec.scale, {})
-        self.suffix = setting.suffix
+        self._name = f"{config.name}@{fidelity:g}" if fidelity else config.name
+        lossy = f"[{stored[0]}:{stored[1]}]" if stored else ""
+        super().__init__(label or self._name + lossy, config.codec.scale, {})
+        self.suffix = f".{stored[0]}" if stored else setting.suffix
 
     def outputs(
         self, originals: Mapping[str, Path], folder: Path, store: Store, *, progress: bool = True
@@ -66,6 +79,9 @@ class ModelSystem(System):
             "model_tile": str(self.pipeline.tile),
             "model_fidelity": f"{self.pipeline.fidelity:g}",
         }
+        if self._stored:
+            name, quality = self._stored
+            self.about |= {"held_to": RATE, "curve": f"{self._name} {name}", "thumbnail_quality": str(quality)}
         return super().outputs(originals, folder, store, progress=progress)
 
     def prepare(self, pending: Mapping[str, Path], folder: Path) -> None:  # noqa: ARG002
@@ -75,7 +91,13 @@ class ModelSystem(System):
     def work(self, picture: str, original: Path, stored: Path, restored: Path) -> dict[str, Any]:  # noqa: ARG002
         """Down to the thumbnail's file, and back from what that file holds."""
         photograph = Picture(read_picture(original).rgb)
-        down, up = through_file(self.pipeline, photograph, stored, restored)[3:]
+        quality = self._stored[1] if self._stored else None
+
+        def save(thumbnail: Thumbnail, path: Path) -> Path:
+            thumbnail.save(path, quality=quality, lossless=quality is None)
+            return path
+
+        down, up = through_file(self.pipeline, photograph, stored, restored, save=save)[3:]
         return {"seconds_down": down, "seconds_up": up}
 
 
@@ -155,9 +177,9 @@ class Restored(System):
 
 
 class CodecSystem(System):
-    """A codec, held to the target's bytes or to its value of a metric, picture by picture.
+    """A codec, held to a rate, to the target's bytes or to its value of a metric, picture by picture.
 
-    ``target`` is to be set, and to have made its files, before this one makes its own.
+    ``needs_target``: then ``target`` must be set, and have made its files, before this one makes its own.
     """
 
     kind = "codec"
@@ -165,11 +187,17 @@ class CodecSystem(System):
     target: System
 
     def __init__(self, name: str, setting: Setting, label: str | None = None, *, way: str = BYTES) -> None:
-        """``way``: `BYTES`, `BYTES_REDUCED` or one of `HELD_TO`. Raises MissingDependencyError or ModelError."""
+        """``way``: `BYTES`, `BYTES_REDUCED`, one of `HELD_TO`, or a rate such as "0.05bpp".
+
+        Raises MissingDependencyError or ModelError.
+        """
         self._codec, self._way, self._metric = CODECS[name](), way, None
-        about = {"codec": name, "held_to": BYTES, "coder": self._codec.about}
+        self.needs_target = not way.endswith("bpp")
+        about = {"codec": name, "held_to": BYTES if self.needs_target else RATE, "coder": self._codec.about}
         held, free = "bytes", ""
-        if way in (BYTES, BYTES_REDUCED):
+        if not self.needs_target:
+            held, about["rate"] = way.replace("bpp", " bpp"), way
+        elif way in (BYTES, BYTES_REDUCED):
             about["reduced"] = "where needed" if way == BYTES else "freely"
             free = "" if way == BYTES else ", reduced"
         else:
@@ -178,11 +206,14 @@ class CodecSystem(System):
                 way, protocol=setting.protocol, scale=setting.scale, weights=setting.weights, device=device
             )
             about |= {"held_to": way, "metric": self._metric.about}
-        super().__init__(label or f"{_CODEC_LABELS[name]}{free} at equal {held}", setting.scale or 16, about)
+        equal = "equal " if self.needs_target else ""
+        super().__init__(label or f"{_CODEC_LABELS[name]}{free} at {equal}{held}", setting.scale or 16, about)
         self.suffix = self._codec.suffix
 
     def settings(self, picture: str) -> str:
-        """With what the target left of this picture: its bytes, or the picture that came back."""
+        """With what the target left of this picture, if there is one: its bytes, or the picture that came back."""
+        if not self.needs_target:
+            return repr((SEARCH, sorted(self.about.items())))
         self.about["target"] = self.target.system
         output = self._of_target(picture)
         held_to = str(_stored_bytes(output)) if self._metric is None else Store.hash(output.restored)
@@ -192,7 +223,7 @@ class CodecSystem(System):
     def work(self, picture: str, original: Path, stored: Path, restored: Path) -> dict[str, Any]:
         """Search, then encode and decode once more and measure the time."""
         rgb = read_picture(original).rgb
-        coded = self._encode(rgb, self._of_target(picture))
+        coded = self._encode(rgb, picture)
         started = time.perf_counter()
         data = encode(self._codec, rgb, coded.quality, coded.factor)
         down = time.perf_counter() - started
@@ -204,7 +235,11 @@ class CodecSystem(System):
         details = {"quality": float(coded.quality), "factor": float(coded.factor)}
         return {"seconds_down": down, "seconds_up": up, "details": details}
 
-    def _encode(self, rgb: UInt8Array, output: Output) -> Coded:
+    def _encode(self, rgb: UInt8Array, picture: str) -> Coded:
+        if not self.needs_target:
+            pixels = rgb.shape[0] * rgb.shape[1]
+            return encode_within(self._codec, rgb, int(float(self._way.removesuffix("bpp")) * pixels / 8))
+        output = self._of_target(picture)
         if (metric := self._metric) is None:
             freely = self._way == BYTES_REDUCED
             return encode_within(self._codec, rgb, _stored_bytes(output), freely=freely)
@@ -224,15 +259,17 @@ class CodecSystem(System):
         """What it was held to, and how many pictures had to be reduced for it."""
         made = [output for output in self.made.values() if output.error is None]
         reduced = sum(output.details.get("factor", 1) > 1 for output in made)
-        target = self.target.system
+        rate = self._way.replace("bpp", " bits per pixel")
+        bytes_of = f"the bytes of {self.target.system}'s file" if self.needs_target else rate
         how = "sides divided by a number of 2 to 16 before coding, enlarged after, both bicubic"
         why = f"; {reduced} of {len(made)} pictures were reduced first ({how})" if reduced else ""
         if self._metric is not None:
-            held = f"The fewest bytes in which each picture reaches the {METRICS[self._way].label} of {target}"
+            label = METRICS[self._way].label
+            held = f"The fewest bytes in which each picture reaches the {label} of {self.target.system}"
         elif self._way == BYTES_REDUCED:
-            held = f"The highest PSNR in at most the bytes of {target}'s file, picture by picture"
+            held = f"The highest PSNR in at most {bytes_of}, picture by picture"
         else:
-            held = f"The largest quality in at most the bytes of {target}'s file, picture by picture"
+            held = f"The largest quality in at most {bytes_of}, picture by picture"
             if reduced:
                 why = (
                     f"; the lowest is larger in {reduced} of {len(made)} pictures, which were reduced first "

@@ -15,19 +15,34 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from faitheir.comparison.curves import RATES, Curve, Line, bd_rate, labels, series, value_at
 from faitheir.errors import EvaluationError
 from faitheir.evaluation.metrics import METRICS, Metric
 from faitheir.evaluation.results import SystemResult
 from faitheir.evaluation.statistics import Difference, interval, paired
 from faitheir.storage import write_atomic
 
+#: What a point of a curve is held to, in ``about``: rows of different rates are not ranked.
+RATE = "rate"
+
+#: Metrics of cost: only these compare codecs that were held to a quality.
+COSTS = ("bytes", "bits_per_pixel")
+
+#: Costs and measures of thumbnails: a curve's distortion is that of the restored picture.
+_NO_DISTORTION = {*COSTS, "thumbnail_psnr", "thumbnail_ssim", "thumbnail_bytes", "seconds_down", "seconds_up"}
+
+_NONE = "–"  # noqa: RUF001
+_BD_RATE = (
+    "Bits at equal values against AVIF's, on average over the values that both curves reach (in brackets); less than "
+    "0 % is fewer. Log rate is interpolated by straight lines between points."
+)
+_LEADERS = (
+    "Among curves that reach over the rate, by straight lines over log rate, and single systems at their own rate."
+)
 _DIFFERENCES = (
     "Means over the pictures that both have, with 95 % bootstrap intervals; p from flipping the signs of the "
     "differences at random (two-sided)."
 )
-
-#: Metrics of cost: only these compare codecs that were held to a quality.
-COSTS = ("bytes", "bits_per_pixel")
 
 
 class Cell(NamedTuple):
@@ -73,13 +88,15 @@ class _Group(NamedTuple):
         counts = {len(row.pictures) for row in rows}
         count = counts.pop() if len(counts) == 1 else 0
         target = f" of {self.target}" if self.target else ""
+        held = self.held_to and f"lowest bytes that reach the {metric(self.held_to).label}{target}"
+        held = "points of rate-distortion curves" if self.held_to == RATE else held
         parts = (
             "Published, not measured" if self.published else "Measured",
             self.dataset,
             count and f"{count} picture{'' if count == 1 else 's'}",
             self.protocol and f"protocol {self.protocol}",
             self.scale and f"{self.scale}x",
-            self.held_to and f"lowest bytes that reach the {metric(self.held_to).label}{target}",
+            held,
         )
         return ", ".join(str(part) for part in parts if part)
 
@@ -109,6 +126,12 @@ def shown(value: float, name: str) -> str:
         return "∞" if value > 0 else "-∞"
     text = f"{value:,.{metric(name).digits}f}"
     return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
+
+
+def drawn_metrics(results: Sequence[SystemResult], metrics: Sequence[str] | None = None) -> list[str]:
+    """The metrics that can be drawn: ranked measures of quality that stand beside bits per pixel."""
+    names = [name for name in metrics_of(results, metrics) if name not in _NO_DISTORTION and metric(name).direction]
+    return [name for name in names if series(results, name)]
 
 
 def tabulate(results: Sequence[SystemResult], metrics: Sequence[str] | None = None, caption: str = "") -> Table:
@@ -146,7 +169,7 @@ def tabulate(results: Sequence[SystemResult], metrics: Sequence[str] | None = No
             for name in names:
                 caution = name in result.warnings
                 why = [f"Caution: {result.warnings[name]}"] if caution else []
-                text = "–"  # noqa: RUF001
+                text = _NONE
                 if _has(result, name):
                     text = shown(result.summary[name], name)
                 elif result.kind == "published" or not common[name]:
@@ -186,7 +209,7 @@ def differences(results: Sequence[SystemResult], metrics: Sequence[str] | None =
     names = [name for name in metrics_of(results, metrics) if metric(name).of == "picture"]
     blocks = []
     for group, rows in _groups([result for result in results if result.kind != "published"]).items():
-        model = next((row for row in rows if row.kind == "model"), None)
+        model = None if group.held_to else next((row for row in rows if row.kind == "model"), None)
         written = []
         for row in rows:
             pairs = [paired(_values(row, name), _values(model, name)) for name in names] if model else []
@@ -201,15 +224,69 @@ def differences(results: Sequence[SystemResult], metrics: Sequence[str] | None =
 
 def _difference(pair: Difference | None, name: str) -> Cell:
     if pair is None:
-        return Cell("–")  # noqa: RUF001
+        return Cell(_NONE)
     text = shown(pair.mean, name)
     p = "p < 0.001" if pair.p < 0.001 else f"p = {pair.p:.3f}"
     return Cell(f"{'+' if pair.mean > 0 else ''}{text}", interval=f"{_bracketed(pair.interval, name)}, {p}")
 
 
+def curve_tables(results: Sequence[SystemResult], metrics: Sequence[str] | None = None) -> list[Table]:
+    """BD-rates against AVIF, and who leads at which rate; none without a line of several points."""
+    names = drawn_metrics(results, metrics)
+    found = {name: series(results, name) for name in names}
+    lines = list(dict.fromkeys(line for curves in found.values() for line in curves))
+    label = labels(lines)
+    if not any(len(curve) > 1 for curves in found.values() for curve in curves.values()):
+        return []
+
+    def curve(line: Line, name: str) -> Curve:
+        return found[name].get(line, [])
+
+    head = tuple(Cell(metric(name).label, metric(name).direction) for name in names)
+    deltas, leaders = [], []
+    for protocol, files in dict.fromkeys((line.protocol, line.files) for line in lines):
+        here = [line for line in lines if (line.protocol, line.files) == (protocol, files)]
+        anchor = Line("avif", False, protocol, files)
+        rows = []
+        for line in here:
+            cells = [_delta(curve(anchor, name), curve(line, name), name) for name in names]
+            if line != anchor and any(cell.text != _NONE for cell in cells):
+                rows.append((Cell(label[line]), *cells))
+        title = f"Measured, protocol {protocol}"
+        deltas += [(title, tuple(rows))] if rows else []
+        points = {curve(line, name)[0][0] for name in names for line in here if len(curve(line, name)) == 1}
+        rows = []
+        for rate in sorted({*RATES, *points}):
+            cells = [_leader({label[line]: curve(line, name) for line in here}, rate, name) for name in names]
+            if any(cell.text != _NONE for cell in cells):
+                rows.append((Cell(f"{rate:.3g} bpp"), *cells))
+        leaders += [(title, tuple(rows))] if rows else []
+    tables = (
+        Table((Cell("Curve", None, (1,)), *head), tuple(deltas), (_BD_RATE,), "BD-rate against AVIF"),
+        Table((Cell("Rate", None, (1,)), *head), tuple(leaders), (_LEADERS,), "Who leads at which rate"),
+    )
+    return [table for table in tables if table.blocks]
+
+
+def _delta(anchor: Curve, curve: Curve, name: str) -> Cell:
+    higher = metric(name).direction == "higher"
+    delta = bd_rate(anchor, curve, higher=higher) if len(anchor) > 1 and len(curve) > 1 else None
+    return Cell(_NONE) if delta is None else Cell(f"{delta[0]:+.0f} %", interval=_bracketed(delta[1], name))
+
+
+def _leader(curves: Mapping[str, Curve], rate: float, name: str) -> Cell:
+    values = {label: value_at(curve, rate) for label, curve in curves.items() if curve}
+    there = {label: value for label, value in values.items() if value is not None}
+    if len(there) < 2:
+        return Cell(_NONE)
+    best = (max if metric(name).direction == "higher" else min)(there, key=there.__getitem__)
+    return Cell(f"{best}: {shown(there[best], name)}")
+
+
 def tables_of(results: Sequence[SystemResult], metrics: Sequence[str] | None = None, caption: str = "") -> list[Table]:
-    """The table of all results, and that of differences if there are any."""
-    return [table for table in (tabulate(results, metrics, caption), differences(results, metrics)) if table]
+    """The table of all results, and those of differences and of curves if there are any."""
+    tables = tabulate(results, metrics, caption), differences(results, metrics), *curve_tables(results, metrics)
+    return [table for table in tables if table]
 
 
 def to_markdown(table: Table) -> str:
@@ -404,7 +481,7 @@ def _groups(results: Sequence[SystemResult]) -> dict[_Group, list[SystemResult]]
 
 
 def _ranked(group: _Group, name: str) -> bool:
-    return metric(name).direction is not None and (not group.held_to or name in COSTS)
+    return metric(name).direction is not None and (not group.held_to or (group.held_to != RATE and name in COSTS))
 
 
 def _marks(rows: Sequence[SystemResult], name: str) -> dict[str, Literal["best", "second"]]:
