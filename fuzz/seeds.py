@@ -1,18 +1,19 @@
 """Small valid inputs of every kind, made by code: what mutation starts from."""
 
 import io
+import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image, PngImagePlugin, features
 
 from faitheir.images import Picture, srgb_profile
-from faitheir.thumbnail import Thumbnail, ThumbnailInfo
+from faitheir.thumbnail import Thumbnail, ThumbnailFormat, ThumbnailInfo
 
 WIDTH, HEIGHT = 24, 17
-INFO = ThumbnailInfo(16, 16 * WIDTH - 5, 16 * HEIGHT, "nano-x16", "0123456789abcdef")
+INFO = ThumbnailInfo(16, 16 * WIDTH - 5, 16 * HEIGHT, "0123456789abcdef")
 
 
 def pictures() -> dict[str, bytes]:
@@ -80,7 +81,7 @@ def pictures() -> dict[str, bytes]:
     if features.check("jpg_2000"):
         add("jp2", rgb, "JPEG2000")
         add("j2k-rgba", rgba, "JPEG2000", no_jp2=True)
-    if "avif" in features.modules and features.check("avif"):
+    if _has_avif():
         add("avif", rgba, "AVIF", exif=exif)
     return made | _rare_tiffs(levels)
 
@@ -106,22 +107,38 @@ def _rare_tiffs(levels: np.ndarray) -> dict[str, bytes]:
 
 
 def thumbnails() -> dict[str, bytes]:
-    """Thumbnail files in both formats, and one without metadata."""
+    """Thumbnail files of every kind, with and without alpha, loss and metadata, and one of the format before."""
     levels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8)
     plain = Picture(np.ascontiguousarray(levels[..., :3]))
     alpha = Picture(plain.rgb, np.ascontiguousarray(levels[..., 3]), icc_profile=srgb_profile())
-    return {
-        "png": Thumbnail(plain, INFO).encode(),
-        "png-alpha": Thumbnail(alpha, INFO).encode(),
-        "webp": Thumbnail(plain, INFO).encode("webp"),
-        "webp-alpha": Thumbnail(alpha, INFO).encode("webp"),
-        "bare": Thumbnail(plain, None).encode(),
-    }
+    text = PngImagePlugin.PngInfo()
+    text.add_text("FaithEIR", json.dumps(_FORMAT_1))
+    old = io.BytesIO()
+    plain.to_pil().save(old, "PNG", pnginfo=text)
+    formats = [name for name in get_args(ThumbnailFormat) if name != "avif" or _has_avif()]
+    made = {name: Thumbnail(plain, INFO).encode(name) for name in formats}
+    made |= {f"{name}-alpha": Thumbnail(alpha, INFO).encode(name) for name in formats if name != "jpg"}
+    lossy = Thumbnail(plain, INFO).encode("webp", quality=50)
+    return made | {"webp-lossy": lossy, "bare": Thumbnail(plain, None).encode(), "format-1": old.getvalue()}
+
+
+_FORMAT_1 = {
+    "scale": 16,
+    "width": INFO.width,
+    "height": INFO.height,
+    "model": "nano-x16",
+    "weights": INFO.weights,
+    "format_version": 1,
+}
+
+
+def _has_avif() -> bool:
+    return "avif" in features.modules and bool(features.check("avif"))
 
 
 def metadata() -> dict[str, bytes]:
-    """The line of JSON in a thumbnail."""
-    return {"info": INFO.to_json().encode()}
+    """What a thumbnail says of its making: the bytes of today's format, and the line of JSON of the first."""
+    return {"bytes": INFO.to_bytes(), "json": json.dumps(_FORMAT_1).encode()}
 
 
 def configs() -> dict[str, bytes]:
