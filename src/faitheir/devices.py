@@ -55,9 +55,9 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def peak_mib(device: torch.device) -> float:
-    """The most memory this process held, in MiB: on the CPU its resident set, on a GPU what torch allocated there.
+    """The peak memory of this process in MiB: on the CPU its resident set, on a GPU what torch allocated there.
 
-    Not a number where the system does not tell.
+    NaN where the system does not report it.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
@@ -75,11 +75,11 @@ def peak_mib(device: torch.device) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Have this process use again what it freed, however large, in place of giving it back to the system.
+    """Have this process keep the memory it frees for its next allocations, instead of returning it to the system.
 
-    glibc gives blocks above 32 MiB back at once, and every page of the next such block is cleared and mapped anew: a
-    twentieth of the time of an upscaling, more of the first. This is for processes of our own, before they allocate
-    much; a library must not decide it for its user. Under another C library nothing happens.
+    glibc returns blocks above 32 MiB at once, and the system clears and maps every page of the next such block again:
+    a twentieth of the time of an upscaling, more of the first. Only for processes of our own, before they allocate
+    much; a library must not decide this for its user. Does nothing under another C library.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Large pictures in overlapping, feathered tiles: what is in memory beyond the picture does not grow with it."""
+"""Large pictures in overlapping, feathered tiles: memory beyond the picture itself does not grow with its size."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Float32Array = NDArray[np.float32]
 
-#: Told after each tile how many are done, and of how many; what it raises ends the work.
+#: Called after each tile with the number of tiles done and the number in all; an exception from it ends the work.
 Progress = Callable[[int, int], object]
 
 
@@ -23,11 +23,10 @@ class Span(NamedTuple):
 def spans(length: int, tile: int, overlap: int, unit: int, align: int = 1) -> list[Span]:
     """Cover ``length`` cells with tiles of at most ``tile`` cells that overlap by ``overlap``.
 
-    As few tiles as do, all of one size but the last, which may be shorter, and no larger than they need be: what
-    overlaps is computed twice. They start on multiples of ``align``, of which ``tile`` and ``overlap``, at most half
-    of ``tile``, must be multiples too. A cell is ``unit`` output pixels, the resolution of the weights. Across an
-    overlap they ramp over its middle half: its outer quarters, where a tile sees least of what surrounds them, belong
-    to the other tile alone.
+    The fewest tiles that cover them, no larger than needed; all have one size but the last, which may be shorter. They
+    start on multiples of ``align``; ``tile`` and ``overlap`` must be multiples of it too, and ``overlap`` at most half
+    of ``tile``. A cell is ``unit`` output pixels, the resolution of the weights. Across an overlap the weights ramp
+    over its middle half. Its outer quarters, where a tile sees least of the surroundings, belong to the other tile.
     """
     size = tile
     if length > tile:

@@ -22,7 +22,7 @@ from faitheir.nn.reversible import LR_CHANNELS, BlockKind, LatentRescaler, Pyram
 
 
 class Backbone(nn.Module):
-    """What a backbone supplies: the VAE and the denoising network.
+    """The VAE and the denoising network, as the codec uses them.
 
     ``latent_channels`` C; ``latent_stride``, pixels per latent position; ``context_dim``, the width of condition
     tokens, 0 where it takes none; ``size_multiple``, what picture sides must be divisible by;

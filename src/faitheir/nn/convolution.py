@@ -13,7 +13,7 @@ from torch import Tensor, nn
 #: Outputs of one tile along a side; a tile reads two more inputs.
 TILE = 4
 
-#: Tiles from top to bottom that are worked on at once: what lies between the steps stays small.
+#: Rows of tiles worked on at once, so that intermediate results stay in the cache.
 STRIP = 32
 
 #: Channels on both sides, and positions, below which the transforms cost more than they save

@@ -21,7 +21,7 @@ class _Quantize8Bit(torch.autograd.Function):
 def quantize_8bit(y: Tensor) -> Tensor:
     """Clamp to [0, 1] and round to multiples of 1/255, with a gradient that passes straight through both.
 
-    But for what would push a value that is clamped already further out: nothing could pull it back.
+    The gradient is zero where it would push a clamped value further out, from where nothing could pull it back.
     """
     return _Quantize8Bit.apply(y)  # type: ignore[no-any-return]
 
