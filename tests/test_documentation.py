@@ -155,12 +155,12 @@ def toml_value(text: str) -> Any:
 
 def write_photographs(folder: Path) -> None:
     """What the pages' examples find in the folder they are run in."""
-    wave = Image.linear_gradient("L").resize((96, 64))
+    wave = Image.linear_gradient("L").resize((320, 240))
     photo = Image.merge("RGB", (wave, wave.rotate(180), wave.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
-    for name in ("photo.jpg", "photos/one.jpg", "photos/more/two.jpg"):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        photo.save(path)
+    (folder / "photos" / "more").mkdir(parents=True)
+    photo.save(folder / "photo.jpg")
+    for name in ("photos/one.jpg", "photos/more/two.jpg"):
+        photo.resize((96, 64)).save(folder / name)
     for name in ("thumbnail-without-metadata.png", "any-small-picture.png"):
         photo.resize((6, 4)).save(folder / name)
     (folder / "configs").symlink_to(ROOT / "configs")
