@@ -357,7 +357,7 @@ def test_two_processes_are_one_with_the_same_batch(recipe: Recipe, tmp_path: Pat
         [sys.executable, *launch, "-m", "faitheir", "train", str(path), *settings],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
