@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from faitheir.cli import main
 
@@ -34,3 +36,9 @@ def refused(*arguments: object, status: int = 1) -> str:
 def names(folder: Path) -> set[str]:
     """All files in a folder, by their path in it, hidden ones included."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def stripped(path: Path) -> Path:
+    """The same picture, saved by a program that keeps no metadata."""
+    Image.fromarray(np.array(Image.open(path))).save(path)
+    return path

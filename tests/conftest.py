@@ -12,6 +12,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from command import ok
 from faitheir import models
 from faitheir.models import ModelConfig, build_model, save_model
 from recipes import Recipe, write_photos, write_squeezenet
@@ -109,3 +110,9 @@ def embedded(nothing_embedded: Path) -> Path:
         name = f"nano-x{scale}"
         save_tiny_model(nothing_embedded / name, model_config(name=name, scale=scale), seed=scale)
     return nothing_embedded
+
+
+@pytest.fixture
+def run(tiny_model: Path) -> Callable[..., str]:
+    """A command with the tiny model that has to succeed; its stdout."""
+    return lambda command, *arguments: ok(command, *arguments, "--model", tiny_model)

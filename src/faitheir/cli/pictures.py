@@ -203,10 +203,11 @@ def upscale(
             if info is not None and pipelines.model is None and scale not in (None, str(info.scale)):
                 raise ThumbnailError(f"the thumbnail was made at scale {info.scale}; leave --scale {scale} out.")
             pipeline = pipelines.for_thumbnail(thumbnail)
-            with memory_for(thumbnail.picture.width * pipeline.scale, thumbnail.picture.height * pipeline.scale):
+            small = thumbnail.picture
+            with memory_for(*(thumbnail.size or (small.width * pipeline.scale, small.height * pipeline.scale))):
                 picture = pipeline.upscale_thumbnail(thumbnail)
                 write_picture(target, picture, quality=restored_quality)
-            return f"{target}  {_size(thumbnail.picture)} -> {_size(picture)}, {target.stat().st_size:,} bytes"
+            return f"{target}  {_size(small)} -> {_size(picture)}, {target.stat().st_size:,} bytes"
 
         return work
 
