@@ -217,7 +217,7 @@ def test_unexpected_errors(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     method = "upscale_thumbnail" if command == "roundtrip" else "downscale_picture"

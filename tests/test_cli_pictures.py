@@ -209,11 +209,11 @@ def test_warnings_of_other_packages_are_not_shown(
     """They are one line of ours, and --verbose shows them; where something failed, that is said alone."""
     original = FaithEIRPipeline.downscale_picture
 
-    def warn(*arguments: Any) -> Any:
+    def warn(*arguments: Any, **options: Any) -> Any:
         warnings.warn("Corrupt EXIF data", UserWarning, stacklevel=1)
         os.write(2, b"TIFFReadDirectory: Warning, Unknown field.\n")
         logging.getLogger("PIL.TiffImagePlugin").error("More samples per pixel than can be decoded: 5")
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(FaithEIRPipeline, "downscale_picture", warn)
     path = photo("a.png")
