@@ -127,7 +127,7 @@ class Resampling(System):
         started = time.perf_counter()
         small = self.small(rgb)
         down = time.perf_counter() - started
-        Thumbnail(Picture(small), None).save(stored)
+        Thumbnail(Picture(small), None).save(stored, lossless=True)
         small = read_picture(stored).rgb
         started = time.perf_counter()
         large = self.large(picture, small, (rgb.shape[0], rgb.shape[1]))

@@ -36,9 +36,7 @@ _BD_RATE = (
     "Bits at equal values against AVIF's, on average over the values that both curves reach (in brackets); less than "
     "0 % is fewer. Log rate is interpolated by straight lines between points."
 )
-_LEADERS = (
-    "Among curves that reach over the rate, by straight lines over log rate, and single systems at their own rate."
-)
+_LEADERS = "Among the curves that span the rate, by straight lines over log rate, and single systems at their own rate."
 _DIFFERENCES = (
     "Means over the pictures that both have, with 95 % bootstrap intervals; p from flipping the signs of the "
     "differences at random (two-sided)."
@@ -243,6 +241,7 @@ def curve_tables(results: Sequence[SystemResult], metrics: Sequence[str] | None 
         return found[name].get(line, [])
 
     head = tuple(Cell(metric(name).label, metric(name).direction) for name in names)
+    plain = tuple(Cell(cell.text) for cell in head)
     deltas, leaders = [], []
     for protocol, files in dict.fromkeys((line.protocol, line.files) for line in lines):
         here = [line for line in lines if (line.protocol, line.files) == (protocol, files)]
@@ -262,7 +261,7 @@ def curve_tables(results: Sequence[SystemResult], metrics: Sequence[str] | None 
                 rows.append((Cell(f"{rate:.3g} bpp"), *cells))
         leaders += [(title, tuple(rows))] if rows else []
     tables = (
-        Table((Cell("Curve", None, (1,)), *head), tuple(deltas), (_BD_RATE,), "BD-rate against AVIF"),
+        Table((Cell("Curve", None, (1,)), *plain), tuple(deltas), (_BD_RATE,), "BD-rate against AVIF"),
         Table((Cell("Rate", None, (1,)), *head), tuple(leaders), (_LEADERS,), "Who leads at which rate"),
     )
     return [table for table in tables if table.blocks]

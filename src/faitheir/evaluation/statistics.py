@@ -18,7 +18,6 @@ class Difference(NamedTuple):
     mean: float
     interval: tuple[float, float]
     p: float
-    pictures: int
 
 
 @lru_cache(maxsize=10_000)
@@ -52,4 +51,4 @@ def paired(a: Mapping[str, float], b: Mapping[str, float]) -> Difference | None:
         signs[0] = 1
     # Rounding must not tell a sum from itself in another order.
     extreme = np.abs((signs * 2.0 - 1) @ x) >= abs(x.sum()) * (1 - 1e-12)
-    return Difference(float(x.mean()), found, float(extreme.mean()), len(x))
+    return Difference(float(x.mean()), found, float(extreme.mean()))
