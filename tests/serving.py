@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
+from conftest import save_tiny_model
+from faitheir.models import build_model, save_model
 from faitheir.server.app import Access
 from faitheir.server.run import listen, make_server
 from faitheir.server.service import Limits, Service
+from tiny import model_config, wake
 
 
 @dataclass
@@ -133,3 +139,36 @@ def running(
         yield server
     finally:
         server.stop()
+
+
+class Gate:
+    """Holds the model up until it is opened; counts the tiles that were begun and reported."""
+
+    def __init__(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.tiles = 0
+        (pipeline,) = server.service.pipelines.values()
+        real = pipeline.model.project
+
+        def project(x: torch.Tensor) -> torch.Tensor:
+            self.tiles += 1
+            self.entered.release()
+            assert self.open.wait(60)
+            return real(x)
+
+        monkeypatch.setattr(pipeline.model, "project", project)
+
+
+def tiny_models(folder: Path) -> list[Path]:
+    """Two tiny models: of 16x, whose setting of fidelity changes something, and of 32x."""
+    torch.manual_seed(0)
+    config = model_config(name="tiny-x16", fidelity_rank=2)
+    model = build_model(config)
+    assert model.fidelity is not None
+    wake(model.fidelity)
+    save_model(folder / "tiny-x16", model, config)
+    return [
+        folder / "tiny-x16",
+        save_tiny_model(folder / "tiny-x32", model_config(name="tiny-x32", scale=32), seed=1),
+    ]

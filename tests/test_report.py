@@ -3,9 +3,7 @@
 import html.parser
 import io
 import json
-import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from browser import Screen
 from command import names, ok, refused
 from faitheir.comparison.report import write_report
 from faitheir.errors import EvaluationError, StorageError
@@ -209,66 +208,19 @@ def test_reports_that_cannot_be_made_are_refused(results: list[SystemResult], tm
 # --- in a real browser -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
-    from selenium.webdriver.chrome.service import Service
-
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.skip("Chromium and its driver are not installed: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    flags = (
-        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
-        "disable-component-update disable-sync disable-dev-shm-usage window-size=1400,1000"
-    )
-    for flag in flags.split():
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # Given both programs, selenium looks for neither in the network.
-    session = webdriver.Chrome(options=options, service=Service(driver, env={**os.environ, "SE_OFFLINE": "true"}))
-    yield session
-    session.quit()
-
-
-class Browser:
+class Browser(Screen):
     """The report, open in Chromium, by what people do with it."""
 
     def __init__(self, driver: Any, path: Path) -> None:
-        self.driver = driver
+        super().__init__(driver)
         driver.get(path.as_uri())
         self.decoded()
-
-    def find(self, selector: str) -> Any:
-        return self.driver.find_element("css selector", selector)
-
-    def all(self, selector: str) -> list[Any]:
-        return list(self.driver.find_elements("css selector", selector))
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        return self.driver.execute_script(script, *arguments)
-
-    def decoded(self) -> list[int]:
-        """The widths of all pictures, as soon as none is being decoded."""
-        widths = self.driver.execute_async_script(
-            "const done = arguments[0]; const all = [...document.images];"
-            "Promise.allSettled(all.map((i) => i.decode())).then(() => done(all.map((i) => i.naturalWidth)));"
-        )
-        return list(widths)
 
     def part(self) -> tuple[int, int, int, int]:
         """(left, top, right, bottom) of what is shown, as the page says it."""
         numbers = re.findall(r"(\d+)–(\d+) of", self.find("#where").text)  # noqa: RUF001
         (left, right), (top, bottom) = (tuple(map(int, pair)) for pair in numbers)
         return left, top, right, bottom
-
-    def choose(self, selector: str, value: str) -> None:
-        from selenium.webdriver.support.ui import Select
-
-        Select(self.find(selector)).select_by_value(value)
 
     def go_to(self, name: str) -> None:
         self.choose("#order", "name")
@@ -282,16 +234,6 @@ class Browser:
 
         data = self.all(".view")[number].screenshot_as_png
         return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
-
-    def drag(self, element: Any, start: tuple[int, int], by: tuple[int, int]) -> None:
-        """With the mouse; ``start`` is counted from the middle of the element."""
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        actions = ActionChains(self.driver, duration=20).move_to_element_with_offset(element, *start).click_and_hold()
-        actions.move_by_offset(*by).release().perform()
-
-    def complaints(self) -> list[str]:
-        return [entry["message"] for entry in self.driver.get_log("browser")]
 
 
 @pytest.fixture

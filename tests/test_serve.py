@@ -10,7 +10,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -30,34 +29,18 @@ from conftest import save_tiny_model
 from faitheir.errors import ConfigError, ServerError
 from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.images import encode_picture, read_picture
-from faitheir.models import ModelConfig, build_model, save_model
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.server.app import Access
 from faitheir.server.quota import available_cores, share
 from faitheir.server.service import Limits
 from faitheir.thumbnail import Thumbnail
-from serving import Server, form, running
-from tiny import model_config, wake
+from serving import Gate, Server, form, running, tiny_models
+from tiny import model_config
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two tiny models: of 16x, which can be set to be truer, and of 32x."""
-    root = tmp_path_factory.mktemp("models")
-    return [
-        _save_awake(root / "tiny-x16", model_config(name="tiny-x16", fidelity_rank=2)),
-        save_tiny_model(root / "tiny-x32", model_config(name="tiny-x32", scale=32), seed=1),
-    ]
-
-
-def _save_awake(folder: Path, config: ModelConfig) -> Path:
-    """A model whose setting of fidelity changes something."""
-    torch.manual_seed(0)
-    model = build_model(config)
-    assert model.fidelity is not None
-    wake(model.fidelity)
-    save_model(folder, model, config)
-    return folder
+    return tiny_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -411,25 +394,6 @@ def test_what_is_no_request(server: Server, data: bytes) -> None:
 
 
 # --- load ------------------------------------------------------------------------------------------------------------
-
-
-class Gate:
-    """Holds the model up until it is opened; counts the tiles that were begun and reported."""
-
-    def __init__(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.open = threading.Event()
-        self.entered = threading.Semaphore(0)
-        self.tiles = 0
-        (pipeline,) = server.service.pipelines.values()
-        real = pipeline.model.project
-
-        def project(x: torch.Tensor) -> torch.Tensor:
-            self.tiles += 1
-            self.entered.release()
-            assert self.open.wait(60)
-            return real(x)
-
-        monkeypatch.setattr(pipeline.model, "project", project)
 
 
 @pytest.fixture

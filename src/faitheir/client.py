@@ -60,29 +60,36 @@ class Client:
 
     def models(self) -> list[dict[str, Any]]:
         """The server's models, the default first: name, scale, weights, fidelity (whether it can be set) and more."""
-        answer: list[dict[str, Any]] = json.loads(self._ask("/v1/models", None, {})[0])
+        answer: list[dict[str, Any]] = json.loads(self._ask("/v1/models", None, {}))
         return answer
 
     @overload
-    def downscale(self, image: PictureLike, *, format: ThumbnailFormat = "png") -> Thumbnail: ...
+    def downscale(
+        self, image: PictureLike, *, format: ThumbnailFormat = "png", quality: int | None = None
+    ) -> Thumbnail: ...
     @overload
-    def downscale(self, image: Many, *, format: ThumbnailFormat = "png") -> list[Thumbnail]: ...
+    def downscale(
+        self, image: Many, *, format: ThumbnailFormat = "png", quality: int | None = None
+    ) -> list[Thumbnail]: ...
     def downscale(
         self,
         image: PictureLike | Many,
         *,
         format: ThumbnailFormat = "png",  # noqa: A002 (the name that the interface has for it)
+        quality: int | None = None,
     ) -> Thumbnail | list[Thumbnail]:
         """The thumbnail of a photograph, or a list of them for a list or a batch: see ``FaithEIRPipeline.downscale``.
 
-        A file is sent as it is, anything else as a PNG. ``format``: in which the thumbnail travels. Raises
-        ServerError where the server refuses or cannot be reached, with its sentence.
+        A file is sent as it is, anything else as a PNG. ``format``, ``quality``: in which the thumbnail travels, PNG
+        without loss by default; the thumbnail is what a lossy file gives. Raises ServerError where the server refuses
+        or cannot be reached, with its sentence.
         """
         if (many := as_many(image)) is not None:
-            return [self.downscale(item, format=format) for item in many]
+            return [self.downscale(item, format=format, quality=quality) for item in many]
         sent = _file(image)
         data = encode_picture(as_picture(image), "png") if sent is None else sent
-        return Thumbnail.decode(self._ask("/v1/thumbnails", data, {"model": self.model, "format": format})[0])
+        query = {"model": self.model, "format": format, "quality": quality}
+        return Thumbnail.decode(self._ask("/v1/thumbnails", data, query))
 
     @overload
     def upscale(
@@ -116,18 +123,18 @@ class Client:
         sent = _file(thumbnail)
         data = as_thumbnail(thumbnail).encode("png") if sent is None else sent
         query = {"model": self.model, "format": "png", "fidelity": fidelity}
-        picture = as_picture(self._ask("/v1/pictures", data, query)[0])
+        picture = as_picture(self._ask("/v1/pictures", data, query))
         return as_output(picture, output_type)
 
     def describe(self, thumbnail: ThumbnailLike) -> dict[str, Any]:
         """What a thumbnail says of its making, and which of the server's models restores it."""
         sent = _file(thumbnail)
         data = as_thumbnail(thumbnail).encode("png") if sent is None else sent
-        answer: dict[str, Any] = json.loads(self._ask("/v1/thumbnails/describe", data, {})[0])
+        answer: dict[str, Any] = json.loads(self._ask("/v1/thumbnails/describe", data, {}))
         return answer
 
-    def _ask(self, path: str, data: bytes | None, query: Mapping[str, Any]) -> tuple[bytes, Mapping[str, str]]:
-        """The body and the headers of the answer; a busy server is asked again when it says so."""
+    def _ask(self, path: str, data: bytes | None, query: Mapping[str, Any]) -> bytes:
+        """The body of the answer; a busy server is asked again when it says so."""
         given = {key: value for key, value in query.items() if value is not None}
         address = f"{self.url}{path}" + (f"?{urlencode(given)}" if given else "")
         headers = self._headers | ({"Content-Type": "application/octet-stream"} if data is not None else {})
@@ -136,7 +143,7 @@ class Client:
             left = deadline - time.monotonic()
             try:
                 with self._opener.open(Request(address, data, headers), timeout=max(0.01, left)) as response:
-                    return response.read(), response.headers
+                    return bytes(response.read())
             except HTTPError as error:
                 with error:
                     text, wait = _sentence(error), error.headers.get("Retry-After", "")

@@ -21,7 +21,7 @@ from faitheir.server.errand import Errand, Slots, Stopped
 from faitheir.server.problem import Problem, as_problem
 from faitheir.server.rivals import Rival
 from faitheir.server.service import MEDIA_TYPES, Made, PictureFormat, Service
-from faitheir.thumbnail import ThumbnailFormat
+from faitheir.thumbnail import DEFAULT_FORMAT, ThumbnailFormat
 from faitheir.version import __version__
 
 T = TypeVar("T")
@@ -403,7 +403,10 @@ def create_app(service: Service, access: Access | None = None) -> Any:
     Model = Annotated[str | None, Query(max_length=200, description="A model's name, as /v1/models lists it.")]
     Fidelity = Annotated[
         float | None,
-        Query(ge=0, le=1, description="From 0, the most natural picture, to 1, the truest, with least made up."),
+        Query(ge=0, le=1, description="From 0, the most natural picture, to 1, the most accurate."),
+    ]
+    Loss = Annotated[
+        int | None, Query(ge=0, le=100, description="Of a lossy webp, avif or jpg; png and webp are lossless without.")
     ]
     Quality = Annotated[int | None, Query(ge=1, le=100, description="Of jpg (default 95) and webp (default lossless).")]
     Known = Annotated[str | None, Header(alias="If-None-Match", description="An ETag that was given before.")]
@@ -430,14 +433,22 @@ def create_app(service: Service, access: Access | None = None) -> Any:
         responses=answers(304, *work, content=of(*get_args(ThumbnailFormat))),
         openapi_extra=one,
     )
-    async def thumbnail(request: Request, model: Model = None, suffix: Small = "png", _known: Known = None) -> Response:
+    async def thumbnail(
+        request: Request,
+        model: Model = None,
+        suffix: Small = DEFAULT_FORMAT,
+        quality: Loss = None,
+        _known: Known = None,
+    ) -> Response:
         with visit(request) as here:
             pipeline = service.pipeline(model)
             data = await here.file()
-            tag = service.etag(data, "thumbnail", pipeline.name, suffix)
+            tag = service.etag(data, "thumbnail", pipeline.name, suffix, quality)
             if here.matches(tag):
                 return unchanged(tag)
-            made = await here.run(lambda waited: service.make_thumbnail(data, pipeline, suffix, here.errand, waited))
+            made = await here.run(
+                lambda waited: service.make_thumbnail(data, pipeline, suffix, quality, here.errand, waited)
+            )
             return file(made, tag)
 
     @app.post(
@@ -533,17 +544,23 @@ def create_app(service: Service, access: Access | None = None) -> Any:
         openapi_extra=many,
     )
     async def thumbnails(
-        request: Request, model: Model = None, suffix: Small = "png", _known: Known = None
+        request: Request,
+        model: Model = None,
+        suffix: Small = DEFAULT_FORMAT,
+        quality: Loss = None,
+        _known: Known = None,
     ) -> Response:
         with kept(request) as here:
             pipeline = service.pipeline(model)
             files = await here.files()
-            tag = service.etag(_flat(files), "thumbnails", pipeline.name, suffix)
+            tag = service.etag(_flat(files), "thumbnails", pipeline.name, suffix, quality)
             if here.matches(tag):
                 here.close()
                 return unchanged(tag)
             lines = each(
-                here, files, lambda data, waited: service.make_thumbnail(data, pipeline, suffix, here.errand, waited)
+                here,
+                files,
+                lambda data, waited: service.make_thumbnail(data, pipeline, suffix, quality, here.errand, waited),
             )
             return Lines(here, lines, {"ETag": tag})
 

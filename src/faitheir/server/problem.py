@@ -1,5 +1,6 @@
 """Refusals, as RFC 9457 has them: a status, and one sentence that says what is wrong and what to do."""
 
+import errno
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -26,6 +27,10 @@ SCHEMA = {
         "detail": {"type": "string"},
     },
 }
+
+
+#: What the system says where it has no more of something for now.
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 class Problem(FaithEIRError):  # noqa: N818 (the name that RFC 9457 has for it)
@@ -67,6 +72,8 @@ def as_problem(error: BaseException) -> Problem:
         return Problem(422, sentence(error))
     if isinstance(error, MemoryError) or "not enough memory" in reason(error):
         return Problem(503, "There is not enough memory for this picture now; try again, or send a smaller one.")
+    if isinstance(error, OSError) and error.errno in _SHORT:
+        return Problem(503, "This server is short of processes or open files now; try again.", retry_after=5)
     return Problem(500, "Something in this server failed; its log says what.")
 
 

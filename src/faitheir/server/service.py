@@ -12,6 +12,7 @@ import torch
 
 from faitheir.errors import ThumbnailError
 from faitheir.images import Picture, encode_picture
+from faitheir.models import maker
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.server.errand import Errand, Slots
 from faitheir.server.metrics import Metrics
@@ -145,8 +146,8 @@ class Service:
             return self.pipelines[info.model]
         raise Problem(
             422,
-            f"The thumbnail was made by a model that is not here ('{info.model}', weights {info.weights}); this server "
-            f"has {', '.join(self.pipelines)}, any of which can be named with model=NAME.",
+            f"The thumbnail was made by {maker(info)}, which is not here; this server has "
+            f"{', '.join(self.pipelines)}, any of which can be named with model=NAME.",
         )
 
     def models(self) -> list[dict[str, Any]]:
@@ -167,7 +168,13 @@ class Service:
     # Work, in a thread.
 
     def make_thumbnail(
-        self, data: bytes, pipeline: FaithEIRPipeline, suffix: ThumbnailFormat, errand: Errand, waited: float = 0
+        self,
+        data: bytes,
+        pipeline: FaithEIRPipeline,
+        suffix: ThumbnailFormat,
+        quality: int | None,
+        errand: Errand,
+        waited: float = 0,
     ) -> Made:
         """The thumbnail file of a photograph's file."""
         timings = {"wait": waited}
@@ -178,7 +185,7 @@ class Service:
             thumbnail = pipeline.downscale_picture(picture, callback=errand.check)
         errand.check()
         with self.metrics.stage("encode", timings):
-            encoded = thumbnail.encode(suffix)
+            encoded = thumbnail.encode(suffix, quality=quality)
         self.metrics.worked("thumbnail", picture.width * picture.height)
         small = thumbnail.picture
         about = {
@@ -234,11 +241,10 @@ class Service:
             "restored_by": None,
         }
         if info is not None:
-            width, height = _size(thumbnail)
             said["made_by"] = {
                 "scale": info.scale,
-                "width": width,
-                "height": height,
+                "width": info.width,
+                "height": info.height,
                 "model": info.model,
                 "weights": info.weights,
             }
@@ -268,7 +274,7 @@ class Service:
 
     def _check_size(self, thumbnail: Thumbnail, pipeline: FaithEIRPipeline) -> None:
         small = thumbnail.picture
-        size = _size(thumbnail) if thumbnail.info else (small.width * pipeline.scale, small.height * pipeline.scale)
+        size = thumbnail.size or (small.width * pipeline.scale, small.height * pipeline.scale)
         if size[0] * size[1] > self.limits.pixels:
             raise ThumbnailError(
                 f"restored it would be {size[0]} x {size[1]} pixels, above this server's limit of "
@@ -284,9 +290,3 @@ class Service:
             digest.update(len(part).to_bytes(8, "big"))
             digest.update(part)
         return f'"{digest.hexdigest()[:32]}"'
-
-
-def _size(thumbnail: Thumbnail) -> tuple[int, int]:
-    """Width and height of the photograph, of a thumbnail that says them."""
-    assert thumbnail.info is not None
-    return thumbnail.info.width, thumbnail.info.height

@@ -21,7 +21,8 @@ const decibels = (value) => (Number.isFinite(value) ? `${number(value, 2)} dB` :
 const say = (text) => { at("status").textContent = text; };
 
 const EXTENSIONS = { "image/png": "png", "image/webp": "webp", "image/avif": "avif", "image/jpeg": "jpg", "image/tiff": "tiff" };
-//: Pictures that the server is asked for at once: one is sent while the other is worked on.
+const FORMATS = { png: "PNG (lossless)", webp: "WebP (lossless)", avif: "AVIF", jpg: "JPEG" };
+// Pictures that the server is asked for at once: one is sent while the other is worked on.
 const AT_ONCE = 2;
 
 let models = [];
@@ -92,7 +93,7 @@ async function start() {
   at("model").replaceChildren(...models.map(({ name, scale }) =>
     make("option", { value: name, textContent: `${scale}× smaller (${name})` })));
   at("thumbnail-format").replaceChildren(...formats.map((type) =>
-    make("option", { value: EXTENSIONS[type], textContent: { png: "PNG", webp: "WebP", avif: "AVIF", jpg: "JPEG" }[EXTENSIONS[type]] })));
+    make("option", { value: EXTENSIONS[type], textContent: FORMATS[EXTENSIONS[type]] })));
   at("access").hidden = true;
   say("");
 }
@@ -127,12 +128,11 @@ const STATES = {
 };
 const BUSY = ["waiting", "queued", "down", "up"];
 
-/** A file of ours says so in its first bytes (PNG) or its last (WebP). */
-async function isThumbnail(file) {
-  const ends = [file.slice(0, 4096), file.slice(-4096)];
-  const texts = await Promise.all(ends.map((part) => part.text()));
-  return texts.some((text) => /FaithEIR|urn:faitheir:/.test(text));
-}
+/** What the server says of a thumbnail file. */
+const describe = async (file, signal) => (await ask("/v1/thumbnails/describe", { body: file, signal })).json();
+
+/** Whether a small file is a thumbnail of this program's. */
+const isThumbnail = (file) => file.size < 1e6 && describe(file).then(({ made_by: made }) => made !== null, () => false);
 
 async function add(files, kind) {
   for (const file of files) {
@@ -217,6 +217,10 @@ async function work(item) {
     item.thumbnail = await response.blob();
     item.model = response.headers.get("FaithEIR-Model");
     update(item, "up");
+  } else if (!item.restorer) {
+    // Whose thumbnail it is, the file says; where it says nothing, the page does.
+    const said = await describe(item.thumbnail, signal);
+    item.model = said.made_by ? null : at("model").value;
   }
   await restore(item, signal, () => update(item, "queued"));
   update(item, "done");
@@ -229,10 +233,8 @@ async function work(item) {
 /** Ask for the picture of the item's thumbnail, at its fidelity. */
 async function restore(item, signal, waiting) {
   const query = new URLSearchParams({ format: item.picture });
-  const chosen = models.find(({ name }) => name === (item.model ?? at("model").value)) ?? models[0];
-  if (chosen.fidelity) query.set("fidelity", item.fidelity);
-  // Whose thumbnail it is, the file says; where it says nothing, the page does.
-  if (item.model || !(await isThumbnail(item.thumbnail))) query.set("model", item.model ?? chosen.name);
+  if (item.model) query.set("model", item.model);
+  if (item.fidelity) query.set("fidelity", item.fidelity);
   const response = await ask(`/v1/pictures?${query}`, { body: item.thumbnail, signal, waiting });
   item.warning = response.headers.get("FaithEIR-Warning");
   item.restorer = response.headers.get("FaithEIR-Model");
