@@ -12,8 +12,8 @@ import time
 import torch
 from torch import Tensor
 
+from faitheir.devices import native_bfloat16
 from faitheir.features import FeatureNetwork, feature_distance, load_feature_network
-from faitheir.pipeline import native_bfloat16
 
 
 def composed(network: FeatureNetwork, a: Tensor, b: Tensor) -> Tensor:

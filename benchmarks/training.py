@@ -17,8 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from faitheir.cli.train import toml_value
-from faitheir.evaluation.complexity import peak_mib
-from faitheir.pipeline import resolve_device
+from faitheir.devices import peak_mib, resolve_device
 from faitheir.training.config import load_train_config
 from faitheir.training.loop import train
 from faitheir.training.record import read_log
