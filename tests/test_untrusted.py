@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,3 +112,9 @@ def test_a_density_is_checked_with_the_file_where_it_stands() -> None:
     with pytest.raises(ImageError, match=f"for its {len(data)} bytes"):
         images.decode_picture(io.BytesIO(data), "it", pixels_per_byte=100)
     assert images.decode_picture(io.BytesIO(data), "it", pixels_per_byte=10_000).width == 3000
+
+
+def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert decode_untrusted(encoded(rgba(3, 4))).width == 4

@@ -74,7 +74,8 @@ def _decode(
     request = json.dumps({"kind": kind, "name": name, "max_pixels": max_pixels, "memory": memory})
     # Threads of a numerical library would take address space, and nothing here computes with them.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "faitheir.untrusted", request]
+    # -P: modules that lie in the working directory are not imported.
+    command = [sys.executable, "-P", "-m", "faitheir.untrusted", request]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     )
