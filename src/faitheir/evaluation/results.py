@@ -104,7 +104,7 @@ class SystemResult:
                 for name in {"values", "summary"} & table.keys():
                     table[name] = {key: _number(value) for key, value in table[name].items()}
             return from_dict(cls, {k: v for k, v in values.items() if k != "version"}, where=where)
-        except (ConfigError, AttributeError, TypeError, ValueError) as error:
+        except (ConfigError, AttributeError, TypeError, ValueError, OverflowError) as error:
             raise EvaluationError(f"{where}: not a result of an evaluation ({error}); compute it again.") from None
 
 
