@@ -26,13 +26,6 @@ settings.register_profile("explore", derandomize=False, deadline=None)
 settings.load_profile("repeatable")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """As many processes as the machine has cores, where pytest-xdist is installed and nothing else is said (-n0)."""
-    if config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
-        config.option.numprocesses = "auto"
-
-
 def pytest_configure() -> None:
     """The processes share the cores, and so do those that tests start."""
     if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):

@@ -1,4 +1,4 @@
-"""Codecs held to bytes or to a value: against a search through every quality that there is."""
+"""Codecs matched to bytes or to a value: against a search through every quality that there is."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Systems side by side: what they leave on disk, what they are held to, and what stops only one picture."""
+"""Systems side by side: what they leave on disk, what they are matched to, and what stops only one picture."""
 
 import json
 import shlex
@@ -94,10 +94,10 @@ def test_systems_by_name() -> None:
     ("text", "sentence"),
     [
         ("nano-x61", "Unknown system 'nano-x61'"),
-        ("jpeg@fid", "cannot be held to 'fid'"),
-        ("jpeg@fastbpp", "cannot be held to 'fastbpp'"),
+        ("jpeg@fid", "cannot be matched to 'fid'"),
+        ("jpeg@fastbpp", "cannot be matched to 'fastbpp'"),
         ("nano-x16[png:3]", "Unknown system"),
-        ("jpeg@musiq", "cannot be held to 'musiq'"),
+        ("jpeg@musiq", "cannot be matched to 'musiq'"),
         ("sr:", "nothing after 'sr:'"),
         ("", "no systems"),
         ("png@bytes", "Unknown system"),
@@ -173,7 +173,7 @@ def test_lanczos_is_not_bicubic(hr: Path, tmp_path: Path) -> None:
     assert (rgb(picture.restored) == large).all()
 
 
-# Codecs, held to a model.
+# Codecs, matched to a model.
 
 
 def test_codecs_are_held_to_the_target(hr: Path, tmp_path: Path, tiny_model: Path) -> None:

@@ -202,7 +202,7 @@ def test_what_a_system_says_of_itself_is_kept(folders: tuple[Path, Path, Path]) 
         system="jpeg",
         kind="codec",
         about={"quality": "7"},
-        note="held to bytes",
+        note="matched to bytes",
         dataset="mine",
     )
     assert result.summary["bytes"] == 123
@@ -211,7 +211,7 @@ def test_what_a_system_says_of_itself_is_kept(folders: tuple[Path, Path, Path]) 
     assert "thumbnail_bytes" not in result.summary
     assert (result.kind, result.note, result.about["quality"], result.about["dataset"]) == (
         "codec",
-        "held to bytes",
+        "matched to bytes",
         "7",
         "mine",
     )

@@ -28,8 +28,8 @@ def compare(
 ) -> list[SystemResult]:
     """Make and measure every system, and write ``output/SYSTEM.json`` for each, in the order of ``openers``.
 
-    ``target``: the name of the system that codecs are held to; by default the first model. ``done``: called with each
-    result once it is on disk; what was computed before a run stopped is not computed again.
+    ``target``: the name of the system that codecs are matched to; by default the first model. ``done``: called with
+    each result once it is on disk; what was computed before a run stopped is not computed again.
     Raises EvaluationError before any work where systems or the target do not fit together; PairingError; and what a
     system raises that is no picture's fault.
     """
@@ -66,7 +66,7 @@ def compare(
 
 
 def _open(openers: Sequence[Opener], setting: Setting, target: str | None) -> tuple[list[System], System | None]:
-    """All systems, each by a name of its own, and the one that codecs are held to."""
+    """All systems, each by a name of its own, and the one that codecs are matched to."""
     # Models first: the others need a scale. What another program left has its own.
     first = {index: opener(setting) for index, opener in enumerate(openers) if opener.func in (ModelSystem, Restored)}
     models = [system for system in first.values() if isinstance(system, ModelSystem)]
@@ -82,11 +82,11 @@ def _open(openers: Sequence[Opener], setting: Setting, target: str | None) -> tu
     aim = next((s for s in able if (s.system == target if target else isinstance(s, ModelSystem))), None)
     if aim is None and target is not None:
         known = ", ".join(system.system for system in able) or "there is none"
-        raise EvaluationError(f"codecs cannot be held to '{target}'; choose from the systems compared: {known}.")
+        raise EvaluationError(f"codecs cannot be matched to '{target}'; choose from the systems compared: {known}.")
     for system in systems:
         if isinstance(system, CodecSystem) and system.needs_target:
             if aim is None:
-                raise EvaluationError("codecs must be held to a system; compare a model, too, such as nano-x16.")
+                raise EvaluationError("codecs must be matched to a system; compare a model, too, such as nano-x16.")
             system.target = aim
     return systems, aim
 

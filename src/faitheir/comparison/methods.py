@@ -90,5 +90,5 @@ def _options(text: str) -> tuple[str, dict[str, Any]]:
 def _check_way(way: str) -> str:
     if way not in (BYTES, BYTES_REDUCED, *HELD_TO) and not re.fullmatch(r"\d*\.?\d+bpp", way):
         ways = ", ".join((BYTES, BYTES_REDUCED, "0.05bpp", *HELD_TO))
-        raise EvaluationError(f"A codec cannot be held to '{way}'; choose from {ways}.")
+        raise EvaluationError(f"A codec cannot be matched to '{way}'; choose from {ways}.")
     return way

@@ -28,7 +28,7 @@ from faitheir.thumbnail import Thumbnail
 
 RESAMPLINGS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 
-#: Ways of holding a codec to bytes, and the metrics that it can be held to.
+#: Ways of holding a codec to bytes, and the metrics that it can be matched to.
 BYTES, BYTES_REDUCED = "bytes", "bytes-reduced"
 HELD_TO = ("psnr", "ssim", "lpips_alex", "lpips_vgg", "dists", "squeezenet_distance")
 
@@ -177,7 +177,7 @@ class Restored(System):
 
 
 class CodecSystem(System):
-    """A codec, held to a rate, to the target's bytes or to its value of a metric, picture by picture.
+    """A codec, matched to a rate, to the target's bytes or to its value of a metric, picture by picture.
 
     ``needs_target``: then ``target`` must be set, and have made its files, before this one makes its own.
     """
@@ -256,7 +256,7 @@ class CodecSystem(System):
         return output
 
     def note(self) -> str:
-        """What it was held to, and how many pictures had to be reduced for it."""
+        """What it was matched to, and how many pictures had to be reduced for it."""
         made = [output for output in self.made.values() if output.error is None]
         reduced = sum(output.details.get("factor", 1) > 1 for output in made)
         rate = self._way.replace("bpp", " bits per pixel")

@@ -22,10 +22,10 @@ from faitheir.evaluation.results import SystemResult
 from faitheir.evaluation.statistics import Difference, interval, paired
 from faitheir.storage import write_atomic
 
-#: What a point of a curve is held to, in ``about``: rows of different rates are not ranked.
+#: What a point of a curve is matched to, in ``about``: rows of different rates are not ranked.
 RATE = "rate"
 
-#: Metrics of cost: only these compare codecs that were held to a quality.
+#: Metrics of cost: only these compare codecs that were matched to a quality.
 COSTS = ("bytes", "bits_per_pixel")
 
 #: Costs and measures of thumbnails: a curve's distortion is that of the restored picture.
@@ -455,7 +455,7 @@ def _row_notes(result: SystemResult) -> list[str]:
 
 
 def _group(result: SystemResult) -> _Group:
-    """Where a row belongs. A codec is held to a system's bytes, or to its value of a metric (``about`` says which)."""
+    """Where a row belongs. A codec is matched to a system's bytes or to its value of a metric, as ``about`` says."""
     about = {key: result.about.get(key, "") for key in ("dataset", "files", "held_to", "target")}
     if about["held_to"] in ("", *COSTS):
         about |= {"held_to": "", "target": ""}
@@ -472,7 +472,7 @@ def _groups(results: Sequence[SystemResult]) -> dict[_Group, list[SystemResult]]
             group = group._replace(scale=scales.pop()) if len(scales) == 1 else group
         groups.setdefault(group, []).append(result)
     for group, rows in groups.items():
-        if group.target:  # the system that the others are held to is shown beside them again
+        if group.target:  # the system that the others are matched to is shown beside them again
             place = group._replace(held_to="", target="")
             rows[:0] = [result for result in groups.get(place, []) if result.system == group.target]
     order = sorted(groups, key=lambda group: (group.published, bool(group.held_to)))

@@ -70,7 +70,7 @@ class SystemResult:
     ``missing``: metric -> why it could not be computed and what to do, one sentence.
     ``warnings``: metric -> why its value must be read with caution (too few patches, say).
     ``about``: versions of libraries, hashes of metric weights, of the model and of the list of files, device, settings.
-    ``note``: for people, shown below tables: which bytes a codec was held to, where published numbers are from.
+    ``note``: for people, shown below tables: which bytes a codec was matched to, where published numbers are from.
     """
 
     system: str
