@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import chain, count, islice
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -218,8 +218,7 @@ def run(
     work: Callable[[Job], str] | None = None
     busy: list[Job] = []
     listed = _Ahead(groups)
-    coming = iter(listed)
-    first = list(islice(coming, 2))
+    first = listed.first
     outcome.single = single = len(first) == 1 and len(first[0].jobs) + first[0].skipped <= 1
     with tqdm(unit="file", dynamic_ncols=True, miniters=1, disable=True if single else None) as bar:
 
@@ -245,12 +244,12 @@ def run(
             if text is not None and (single or show_each):
                 tqdm.write(printable(text))
                 sys.stdout.flush()  # a log of a long batch shows each file as it is done
-            listed.go_on.set()
+            listed.go_on()
             bar.total = listed.total
             bar.update()
             return True
 
-        for number, group in enumerate(chain(first, coming)):
+        for number, group in enumerate(listed):
             if group.problem is not None:
                 if number == 0:
                     raise group.problem
@@ -288,35 +287,39 @@ def memory_for(width: int, height: int) -> Iterator[None]:
 
 
 class _Ahead:
-    """The groups, found by a thread while the first are worked on, and how many jobs were found so far.
+    """The groups: two at once, the others found by a thread while these are worked on; and how many jobs were found.
 
-    It finds two, and the others once `go_on` is set: until a first file is done it would only delay that.
+    A batch of up to two groups needs no thread: where memory is short, Python may wait for ever for one to start.
     """
 
     def __init__(self, groups: Iterable[Group]) -> None:
-        self.total = 0
-        self.go_on = threading.Event()
+        self._groups = iter(groups)
+        self.first = list(islice(self._groups, 2))
+        self.total = sum(len(group.jobs) for group in self.first)
         self._found: SimpleQueue[Group | BaseException | None] = SimpleQueue()
-        threading.Thread(target=self._list, args=(groups,), daemon=True).start()
+        self._begun = len(self.first) < 2
 
-    def _list(self, groups: Iterable[Group]) -> None:
+    def go_on(self) -> None:
+        """Begin to find the others; before a first file is done, that would only delay it."""
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=self._list, daemon=True).start()
+
+    def _list(self) -> None:
         try:
-            for number, group in enumerate(groups):
+            for group in self._groups:
                 self.total += len(group.jobs)
                 self._found.put(group)
-                if number == 1:
-                    self.go_on.wait()
             self._found.put(None)
         except BaseException as error:
             self._found.put(error)
 
     def __iter__(self) -> Iterator[Group]:
-        for number in count():
-            if number == 2:
-                self.go_on.set()
-            item = self._found.get()
-            if item is None:
-                return
+        yield from self.first
+        if len(self.first) < 2:
+            return
+        self.go_on()
+        while (item := self._found.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
