@@ -132,7 +132,7 @@ def test_what_cannot_be_packed_is_listed(photos: Path, tmp_path: Path) -> None:
     assert len(listed) == 2
     assert any("bad.jpg" in line for line in listed)
     assert any("smaller than the crop" in line for line in listed)
-    with pytest.raises(ConfigError, match="shards here already"):
+    with pytest.raises(ConfigError, match="there are shards in this folder"):
         pack(folder, tmp_path / "out")
     again = pack(folder, tmp_path / "out", overwrite=True)
     assert again.members == 4
