@@ -137,7 +137,7 @@ def test_what_cannot_be_packed_is_listed(photos: Path, tmp_path: Path) -> None:
     again = pack(folder, tmp_path / "out", overwrite=True)
     assert again.members == 4
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
-    with pytest.raises(ConfigError, match="are what is to be packed"):
+    with pytest.raises(ConfigError, match="these shards are the source"):
         pack(tmp_path / "out", tmp_path / "out", overwrite=True)
     assert len(find_training_photographs(tmp_path / "out")) == 4
 
