@@ -197,7 +197,7 @@ def _of_tensors(
 
 
 def _at_256(metric: PictureMetric) -> PictureMetric:
-    """Of pictures whose shorter side was reduced to 256 pixels (bilinear), as DISTS' authors' script does."""
+    """The metric on pictures whose shorter side is reduced to 256 pixels (bilinear), as DISTS' authors' script does."""
 
     def reduced(rgb: UInt8Array) -> UInt8Array:
         height, width = rgb.shape[:2]

@@ -179,7 +179,7 @@ class Objective(nn.Module):
         return found
 
     def _perceptual_terms(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """Of restored and original cuts: the pointwise feature distance, and that of local statistics."""
+        """The feature distances of restored and original crops: pointwise, and of local statistics."""
         found: dict[str, list[Tensor]] = {"feature": [], "texture": []}
         for f, network in zip(self.config.features, self.networks, strict=True):
             if not isinstance(network, FeatureNetwork):
