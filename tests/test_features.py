@@ -1,6 +1,7 @@
 """Feature networks with random weights of the right shapes, and the distance and teachers made of them."""
 
 import importlib.util
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,68 @@ def test_alexnet(tmp_path: Path) -> None:
     with torch.no_grad():
         for got, expected in zip(network(x), found, strict=True):
             torch.testing.assert_close(got, expected)
+
+
+LITE0_BLOCKS = {  # inputs, outputs, kernel, stride of each block that is used, as Tan and Le's table has them
+    **{0: (32, 16, 3, 1), 1: (16, 24, 3, 2), 2: (24, 24, 3, 1), 3: (24, 40, 5, 2), 4: (40, 40, 5, 1)},
+    **{5: (40, 80, 3, 2), 6: (80, 80, 3, 1), 7: (80, 80, 3, 1)},
+    **{8: (80, 112, 5, 1), 9: (112, 112, 5, 1), 10: (112, 112, 5, 1)},
+}
+
+
+def lite0_state() -> dict[str, Tensor]:
+    shapes = {"_conv_stem": (32, 3, 3, 3)}
+    norms = {"_bn0": 32}
+    for i, (inputs, outputs, kernel, _) in LITE0_BLOCKS.items():
+        wide = inputs * 6 if i else inputs
+        if i:
+            shapes[f"_blocks.{i}._expand_conv"], norms[f"_blocks.{i}._bn0"] = (wide, inputs, 1, 1), wide
+        shapes[f"_blocks.{i}._depthwise_conv"], norms[f"_blocks.{i}._bn1"] = (wide, 1, kernel, kernel), wide
+        shapes[f"_blocks.{i}._project_conv"], norms[f"_blocks.{i}._bn2"] = (outputs, wide, 1, 1), outputs
+    g = torch.Generator().manual_seed(0)
+    state = {f"{n}.weight": torch.randn(s, generator=g) / math.prod(s[1:]) ** 0.5 for n, s in shapes.items()}
+    for name, width in norms.items():
+        state |= {f"{name}.{key}": torch.rand(width, generator=g) for key in ("weight", "bias", "running_var")}
+        state[f"{name}.running_mean"] = torch.randn(width, generator=g)
+    return state
+
+
+@pytest.mark.parametrize("size", [(64, 96), (63, 77)])
+def test_efficientnet_lite0(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Folded convolutions give what convolutions, padding as TensorFlow's and batch normalisation give one by one."""
+    state = lite0_state()
+    save_file(state, tmp_path / "lite0.safetensors")
+    network = load_feature_network("efficientnet_lite0", tmp_path / "lite0.safetensors")
+
+    def conv(name: str, norm: str, h: Tensor, stride: int = 1, *, act: bool = True) -> Tensor:
+        weight = state[f"{name}.weight"]
+        kernel = weight.shape[-1]
+        needed = [(-(-n // stride) - 1) * stride + kernel - n for n in h.shape[2:]]
+        before = [max(n, 0) // 2 for n in needed]
+        after = [max(n, 0) - b for n, b in zip(needed, before, strict=True)]
+        h = F.pad(h, (before[1], after[1], before[0], after[0]))
+        h = F.conv2d(h, weight, stride=stride, groups=len(weight) if weight.shape[1] == 1 else 1)
+        keys = ("running_mean", "running_var", "weight", "bias")
+        h = F.batch_norm(h, *(state[f"{norm}.{key}"] for key in keys), eps=1e-3)
+        return h.clamp(0, 6) if act else h
+
+    x = picture(1, *size)
+    h = conv("_conv_stem", "_bn0", (x * 255 - 127) / 128, 2)
+    found = [h]
+    for i, (inputs, outputs, _, stride) in LITE0_BLOCKS.items():
+        name, before = f"_blocks.{i}", h
+        if i:
+            h = conv(f"{name}._expand_conv", f"{name}._bn0", h)
+        h = conv(f"{name}._depthwise_conv", f"{name}._bn1", h, stride)
+        h = conv(f"{name}._project_conv", f"{name}._bn2", h, act=False)
+        h = h + before if stride == 1 and inputs == outputs else h
+        if i in (0, 2, 4, 7, 10):
+            found.append(h)
+    for got, expected in zip(network(x), found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    save_file(squeezenet_state(), tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="not the weights of 'efficientnet_lite0'"):
+        load_feature_network("efficientnet_lite0", tmp_path / "other.safetensors")
 
 
 def test_distance_is_float32_in_half_precision(files: dict[str, Path]) -> None:

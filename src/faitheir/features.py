@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from faitheir.errors import MissingDependencyError, ModelError
 
-FeatureName = Literal["alexnet", "squeezenet", "taesana", "vgg16"]
+FeatureName = Literal["alexnet", "efficientnet_lite0", "squeezenet", "taesana", "vgg16"]
 LPIPSName = Literal["alex", "vgg"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -146,6 +146,73 @@ def alexnet(state: dict[str, Tensor]) -> FeatureNetwork:
     return FeatureNetwork(layers, (1, 4, 7, 9, 11), IMAGENET_MEAN, IMAGENET_STD)
 
 
+class _SameConv(nn.Conv2d):
+    """A convolution whose output is ceil(input / stride) a side, padded as TensorFlow does: more at the end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        pad = [max((math.ceil(n / stride) - 1) * stride + kernel - n, 0) for n in x.shape[2:]]
+        x = F.pad(x, (pad[1] // 2, pad[1] - pad[1] // 2, pad[0] // 2, pad[0] - pad[0] // 2))
+        return super().forward(x)
+
+
+class _InvertedResidual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        expand = (nn.Conv2d(inputs, wide, 1), nn.ReLU6()) if expansion > 1 else ()
+        depthwise = _SameConv(wide, wide, kernel, stride, groups=wide)
+        self.layers = nn.Sequential(*expand, depthwise, nn.ReLU6(), nn.Conv2d(wide, outputs, 1))
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.layers(x)
+        return x + h if self.residual else h
+
+
+#: Of EfficientNet-Lite0, as far as it is used: repeats, kernel, stride, expansion and outputs of each stage.
+_LITE0_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
+
+
+def efficientnet_lite0(state: dict[str, Tensor]) -> FeatureNetwork:
+    """EfficientNet-Lite0 under the names of efficientnet-lite-pytorch: features after the stem (ReLU6) and each of
+    the first five stages, strides 2 to 16.
+
+    Batch normalisation is folded into the convolutions.
+    """
+    layers: list[nn.Module] = [_SameConv(3, 32, 3, 2), nn.ReLU6()]
+    tap, folded = [1], _fold(state, "_conv_stem.weight", "_bn0", "0")
+    width, block = 32, 0
+    for repeats, kernel, stride, expansion, outputs in _LITE0_STAGES:
+        for repeat in range(repeats):
+            name, at = f"_blocks.{block}", f"{len(layers)}.layers"
+            layers.append(_InvertedResidual(width, outputs, kernel, stride if repeat == 0 else 1, expansion))
+            convs = [("_expand_conv", "_bn0")] * (expansion > 1) + [
+                ("_depthwise_conv", "_bn1"),
+                ("_project_conv", "_bn2"),
+            ]
+            for i, (conv, norm) in enumerate(convs):
+                folded |= _fold(state, f"{name}.{conv}.weight", f"{name}.{norm}", f"{at}.{2 * i}")
+            width, block = outputs, block + 1
+        tap.append(len(layers) - 1)
+    network = nn.Sequential(*layers)
+    network.load_state_dict(folded)
+    return FeatureNetwork(network, tap, (127 / 255,) * 3, (128 / 255,) * 3)
+
+
+def _fold(state: dict[str, Tensor], conv: str, norm: str, name: str) -> dict[str, Tensor]:
+    """A convolution's weight and bias with the batch normalisation (epsilon 0.001) that follows it. RuntimeError where
+    ``state`` lacks them.
+    """
+    try:
+        mean, variance = state[f"{norm}.running_mean"], state[f"{norm}.running_var"]
+        factor = state[f"{norm}.weight"] * (variance + 1e-3).rsqrt()
+        weight, bias = state[conv] * factor.view(-1, 1, 1, 1), state[f"{norm}.bias"] - mean * factor
+    except KeyError as error:
+        raise RuntimeError(f"there is no {error}") from None
+    return {f"{name}.weight": weight, f"{name}.bias": bias}
+
+
 def vgg16(state: dict[str, Tensor]) -> FeatureNetwork:
     """VGG16 through torchvision: the last ReLU of each of its five stages (relu1_2 .. relu5_3), strides 1 to
     16.
@@ -161,6 +228,7 @@ def vgg16(state: dict[str, Tensor]) -> FeatureNetwork:
 
 _BUILDERS: dict[str, Callable[[dict[str, Tensor]], FeatureNetwork]] = {
     "alexnet": alexnet,
+    "efficientnet_lite0": efficientnet_lite0,
     "squeezenet": squeezenet,
     "taesana": taesana,
     "vgg16": vgg16,
@@ -169,6 +237,8 @@ _BUILDERS: dict[str, Callable[[dict[str, Tensor]], FeatureNetwork]] = {
 
 #: Where weights come from that no library fetches.
 _SOURCES = {
+    "efficientnet_lite0": "efficientnet_lite0.safetensors: EfficientNet-Lite0 under the names of the package "
+    "efficientnet-lite-pytorch",
     "squeezenet": "squeezenet1_0.safetensors: SqueezeNet v1.0 as its authors released it, under torchvision's names",
     "taesana": "taesana_encoder.safetensors: the encoder of TAESANA by Ollin Boer Bohan, numbered as a plain sequence",
 }

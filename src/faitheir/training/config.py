@@ -53,8 +53,9 @@ class DataConfig:
 class FeatureLossConfig:
     """One feature network of the feature loss: its local weights and its share.
 
-    ``network``: features of "alexnet", "vgg16", "squeezenet" or "taesana" (see ``feature_distance``), or LPIPS with
-    its learned weights, "lpips_alex" or "lpips_vgg" (``weights`` are then the trunk's).
+    ``network``: features of "alexnet", "efficientnet_lite0", "squeezenet", "taesana" or "vgg16" (see
+    ``feature_distance``), or LPIPS with its learned weights, "lpips_alex" or "lpips_vgg" (``weights`` are then the
+    trunk's).
     """
 
     network: FeatureName | Literal["lpips_alex", "lpips_vgg"] = "vgg16"
