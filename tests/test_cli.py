@@ -14,7 +14,9 @@ from PIL import Image
 
 from command import call, names, ok, refused
 from faitheir import files
+from faitheir.batches import restored_naming
 from faitheir.cli import jobs
+from faitheir.errors import PlanError
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.thumbnail import Thumbnail
 
@@ -260,6 +262,6 @@ def test_base_name() -> None:
 def test_links_are_names_of_their_own(tmp_path: Path, photo: Photo) -> None:
     photo("a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
-    (found,) = jobs.find_inputs([tmp_path], recursive=False, wanted=files.is_photograph)
-    assert not isinstance(found, jobs.PlanError)
+    (found,) = jobs.find_inputs([tmp_path], restored_naming("png"), recursive=False)
+    assert not isinstance(found, PlanError)
     assert [item.name for item in found] == ["a.png", "b.png"]

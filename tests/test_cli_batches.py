@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from command import call, names, ok, refused
+from faitheir.batches import Naming, restored_naming
 from faitheir.cli.jobs import find_inputs, plan
-from faitheir.files import base_name, is_photograph, is_thumbnail
+from faitheir.files import base_name
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 
@@ -22,8 +23,8 @@ Photo = Callable[..., Path]
 
 
 def planned(folder: Path, *, output: Path | None = None) -> Any:
-    found = find_inputs([folder], recursive=True, wanted=is_photograph)
-    return plan(found, lambda base: [f"{base}.thumb.png"], output=output)
+    naming = Naming((".thumb.png",))
+    return plan(find_inputs([folder], naming, recursive=True), naming, output=output)
 
 
 @pytest.mark.parametrize("command", ["downscale", "roundtrip"])
@@ -188,7 +189,7 @@ def test_thumbnails_anywhere_are_taken_before_pictures(photo: Photo, tmp_path: P
     """That one folder has only photographs does not make them thumbnails."""
 
     def found() -> list[str]:
-        groups = find_inputs([tmp_path], recursive=True, wanted=is_thumbnail, otherwise=is_photograph)
+        groups = find_inputs([tmp_path], restored_naming("png"), recursive=True)
         return [item.name for group in groups if isinstance(group, list) for item in group]
 
     photo("a/1.png")

@@ -17,6 +17,7 @@ LAYERS = [
     {"backbones", "thumbnail", "files"},
     {"models", "untrusted", "arguments"},
     {"pipeline", "client"},
+    {"batches"},
     {"evaluation"},
     {"comparison", "training"},
     {"server"},

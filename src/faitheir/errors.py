@@ -19,6 +19,10 @@ class ImageError(FaithEIRError):
     """A file is not a picture we can read, is damaged or too large, or its format cannot be written."""
 
 
+class PlanError(FaithEIRError):
+    """What was asked for cannot be begun: inputs, outputs or options contradict each other."""
+
+
 class ThumbnailError(FaithEIRError):
     """A thumbnail's metadata is damaged, contradicts the picture, or asks for what the model cannot do."""
 

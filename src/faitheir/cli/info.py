@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faitheir.cli.jobs import PlanError, find_inputs
+from faitheir.batches import restored_naming
+from faitheir.cli.jobs import find_inputs
 from faitheir.cli.messages import about, messages_about, printable, show_error
 from faitheir.cli.options import EPILOG, compute_options, recursive_option
-from faitheir.errors import ModelError, reason
-from faitheir.files import is_photograph, is_thumbnail
+from faitheir.errors import ModelError, PlanError, reason
 from faitheir.thumbnail import Thumbnail
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _items(target: str, recursive: bool) -> Iterator[str]:
         yield target
         return
     try:
-        for group in find_inputs([path], recursive=recursive, wanted=is_thumbnail, otherwise=is_photograph):
+        for group in find_inputs([path], restored_naming("png"), recursive=recursive):
             if isinstance(group, PlanError):
                 raise group
             yield from (str(item.path) for item in group)

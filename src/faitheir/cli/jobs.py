@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
@@ -18,27 +18,24 @@ from queue import SimpleQueue
 
 from tqdm import tqdm
 
+from faitheir.batches import Naming, check_conflicts
 from faitheir.cli.messages import messages_about, printable
 from faitheir.errors import (
     DeviceError,
     FaithEIRError,
     MissingDependencyError,
+    PlanError,
     disk_full,
-    out_of_memory,
     reason,
     why,
 )
-from faitheir.files import picture_folders, stem
+from faitheir.files import picture_folders
 from faitheir.storage import claim, clear_temporaries
 
 #: Seconds between two looks at a file that another process works on.
 _WAIT = 0.2
 #: Jobs that are made at a time: the first of a large folder begins soon.
 _PARTS = 256
-
-
-class PlanError(FaithEIRError):
-    """What was asked for cannot be begun: inputs, outputs or options contradict each other."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,9 @@ class Input:
     def path(self) -> Path:
         """Where the file is."""
         return self.folder / self.name
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 #: Size, inode and time of each output of a job, None for one that is missing, empty or no file.
@@ -111,27 +111,21 @@ class Outcome:
     """Whether it ended early because of that."""
 
 
-def find_inputs(
-    paths: Sequence[Path],
-    *,
-    recursive: bool,
-    wanted: Callable[[str], bool],
-    otherwise: Callable[[str], bool] | None = None,
-) -> Iterator[list[Input] | PlanError]:
-    """The files among ``paths``, whatever they are, and in the folders the pictures whose names are ``wanted``.
+def find_inputs(paths: Sequence[Path], naming: Naming, *, recursive: bool) -> Iterator[list[Input] | PlanError]:
+    """The files among ``paths``, whatever they are, and in the folders the pictures that ``naming`` takes.
 
     Of one folder, the folders inside come one by one as they are found, so that work begins before all are listed; of
-    several paths everything comes at once, and every file once. ``otherwise`` chooses where no name is ``wanted``.
-    Raises PlanError for a folder in which there is nothing to take; for one inside that cannot be listed it is yielded.
+    several paths everything comes at once, and every file once. Raises PlanError for a folder in which there is nothing
+    to take; for one inside that cannot be listed it is yielded.
     """
     if len(paths) == 1 and paths[0].is_dir():
-        yield from _inputs_below(paths[0], recursive, wanted, otherwise)
+        yield from _inputs_below(paths[0], recursive, naming)
         return
     found: dict[tuple[str, str], Input] = {}
     real = cache(os.path.realpath)
     for path in paths:
         alone = [[Input(path.parent, path.name)]]
-        for group in _inputs_below(path, recursive, wanted, otherwise) if path.is_dir() else alone:
+        for group in _inputs_below(path, recursive, naming) if path.is_dir() else alone:
             if isinstance(group, PlanError):
                 raise group
             for item in group:
@@ -139,19 +133,17 @@ def find_inputs(
     yield list(found.values())
 
 
-def _inputs_below(
-    root: Path, recursive: bool, wanted: Callable[[str], bool], otherwise: Callable[[str], bool] | None
-) -> Iterator[list[Input] | PlanError]:
+def _inputs_below(root: Path, recursive: bool, naming: Naming) -> Iterator[list[Input] | PlanError]:
     errors: list[OSError] = []
     found = False
     others: list[list[Input]] = []  # if nothing is wanted
     for folder, names in picture_folders(root, recursive=recursive, onerror=errors.append):
         place = folder.relative_to(root)
-        if group := [Input(folder, name, place) for name in names if wanted(name)]:
+        if group := [Input(folder, name, place) for name in names if naming.wanted(name)]:
             found = True
             yield group
-        elif otherwise is not None and not found:
-            others.append([Input(folder, name, place) for name in names if otherwise(name)])
+        elif naming.otherwise is not None and not found:
+            others.append([Input(folder, name, place) for name in names if naming.otherwise(name)])
     problems = [PlanError(f"{e.filename} cannot be listed ({why(e)}); check its permissions.") for e in errors]
     if not found and not any(others):
         hint = "" if recursive else "; use --recursive to look into the folders in it"
@@ -163,32 +155,29 @@ def _inputs_below(
 
 def plan(
     inputs: Iterable[list[Input] | PlanError],
-    names: Callable[[str], Sequence[str]],
+    naming: Naming,
     *,
-    base: Callable[[str], str] = stem,
-    alternatives: int = 1,
     output: Path | None = None,
     overwrite: bool = False,
     frames: Callable[[Path], int] | None = None,
 ) -> Iterator[Group]:
     """What is to be written.
 
-    ``names`` gives the names of the files that come of an input from the ``base`` of its name; they go beside it, or
-    inside ``output``. The first ``alternatives`` of them are names of which the work uses one. What exists is skipped,
-    unless ``overwrite``. ``frames``: how many a file has; each then becomes a job, and the base names of several are
-    numbered. A problem with a whole group of inputs is that two would write one file, an input would be written, or a
-    folder cannot be written to.
+    ``naming`` gives the names of the files that come of an input; they go beside it, or inside ``output``. What exists
+    is skipped, unless ``overwrite``. ``frames``: how many a file has; each then becomes a job, and the base names of
+    several are numbered. A problem with a whole group of inputs is that two would write one file, an input would be
+    written, or a folder cannot be written to.
     """
     for group in inputs:
         try:
             if isinstance(group, PlanError):
                 raise group
-            parts = _parts(group, names, base, output, frames)
+            parts = _parts(group, naming, output, frames)
             _check_conflicts(parts, group)
             folders = {part.folder for part in parts}
             checked = False
             for start in range(0, len(parts), _PARTS):
-                jobs = [part.job(alternatives) for part in parts[start : start + _PARTS]]
+                jobs = [part.job(naming.alternatives) for part in parts[start : start + _PARTS]]
                 if overwrite:
                     pending = [replace(job, before=_state(job.outputs)) for job in jobs]
                 else:
@@ -273,19 +262,6 @@ def run(
     return outcome
 
 
-@contextmanager
-def memory_for(width: int, height: int) -> Iterator[None]:
-    """Say for which picture memory is short; FaithEIRError then."""
-    try:
-        yield
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        raise FaithEIRError(
-            f"there is not enough memory for {width} x {height} pixels; a smaller --tile or picture needs less."
-        ) from error
-
-
 class _Ahead:
     """The groups: two at once, the others found by a thread while these are worked on; and how many jobs were found.
 
@@ -341,8 +317,7 @@ class _Part:
 
 def _parts(
     group: Sequence[Input],
-    names: Callable[[str], Sequence[str]],
-    base: Callable[[str], str],
+    naming: Naming,
     output: Path | None,
     frames: Callable[[Path], int] | None,
 ) -> list[_Part]:
@@ -352,14 +327,15 @@ def _parts(
         folder = item.folder
         if output is not None:
             folder = folders.get(item.place) or folders.setdefault(item.place, output / item.place)
-        name, count = base(item.name), 1
+        name, count = naming.base(item.name), 1
         if frames is not None:
             with suppress(FaithEIRError):  # the job will say what is wrong with the file
                 count = frames(item.path)
         if count == 1:
-            parts.append(_Part(item, folder, names(name), None))
+            parts.append(_Part(item, folder, naming.names(name), None))
         for frame in range(count if count > 1 else 0):
-            parts.append(_Part(item, folder, names(f"{name}.{frame + 1:0{max(3, len(str(count)))}}"), frame))
+            numbered = f"{name}.{frame + 1:0{max(3, len(str(count)))}}"
+            parts.append(_Part(item, folder, naming.names(numbered), frame))
     return parts
 
 
@@ -370,21 +346,8 @@ def _check_conflicts(parts: Sequence[_Part], inputs: Sequence[Input]) -> None:
     """
     real = cache(os.path.realpath)
     sources = {(real(item.folder), item.name) for item in inputs}
-    writers: dict[tuple[str, str], Input] = {}
-    for part in parts:
-        for name in part.names:
-            key = (real(part.folder), name)
-            other = writers.setdefault(key, part.source)
-            if other is not part.source:
-                raise PlanError(
-                    f"{other.path} and {part.source.path} would both be written to {part.folder / name}; rename one of "
-                    "them, or do them one at a time into two folders with -o."
-                )
-            if key in sources:
-                raise PlanError(
-                    f"{part.folder / name} is an input, and the output of {part.source.path} would replace it; "
-                    "leave it out, or name another folder with -o."
-                )
+    written = ((part.source, (real(part.folder), name), part.folder / name) for part in parts for name in part.names)
+    check_conflicts(written, sources.__contains__, how=" with -o")
 
 
 def _check_folders(folders: Iterable[Path]) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faitheir.cli.jobs import PlanError
 from faitheir.cli.messages import printable, show_error, show_warning
 from faitheir.cli.options import EPILOG, compute_options, fidelity_option, stack
+from faitheir.errors import PlanError
 from faitheir.images import write_picture
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from faitheir.cli.jobs import PlanError
 from faitheir.cli.messages import MESSAGES, printable, show_error
-from faitheir.errors import TrainingStopped, reason
+from faitheir.errors import PlanError, TrainingStopped, reason
 from faitheir.images import DEFAULT_MAX_PIXELS
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -7,25 +7,28 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from faitheir.cli.jobs import Group, Job, PlanError, find_inputs, memory_for, plan, run
+from faitheir.batches import (
+    RestoredFormat,
+    ThumbnailFiles,
+    check_quality,
+    memory_for,
+    open_pipelines,
+    pipeline_to_restore,
+    restored_naming,
+    restored_size,
+    round_trip_naming,
+    thumbnail_naming,
+)
+from faitheir.cli.jobs import Group, Job, find_inputs, plan, run
 from faitheir.cli.messages import about, show_error
 from faitheir.cli.options import EPILOG, batch_options, fidelity_option, max_pixels_option, model_options, stack
-from faitheir.cli.thumbnails import ThumbnailFiles, exif_note, thumbnail_options
-from faitheir.errors import ThumbnailError
-from faitheir.files import (
-    RESTORED_MARK,
-    SIDE_BY_SIDE_MARK,
-    THUMBNAIL_MARK,
-    base_name,
-    is_photograph,
-    is_thumbnail,
-)
+from faitheir.cli.thumbnails import exif_note, thumbnail_options
 from faitheir.images import ExifMode, Picture, frame_count, read_picture, write_picture
 from faitheir.thumbnail import Thumbnail
 
 if TYPE_CHECKING:
     from faitheir.evaluation.roundtrip import Figures, RoundTrip
-    from faitheir.pipeline import FaithEIRPipeline, Pipelines
+    from faitheir.pipeline import FaithEIRPipeline
 
 
 _all_frames_option = click.option(
@@ -48,7 +51,7 @@ _restored_options = stack(
     click.option(
         "--format",
         "restored_format",
-        type=click.Choice(["png", "jpg", "webp", "tiff"]),
+        type=click.Choice(get_args(RestoredFormat)),
         default="png",
         show_default=True,
         help="Output format.",
@@ -61,18 +64,6 @@ _restored_options = stack(
         help="Quality of jpg and webp output. [default: 95 for jpg, lossless for webp]",
     ),
 )
-
-
-def _pipelines(scale: str | None, model: str | None, **options: Any) -> "Pipelines":
-    """The pipelines that `model_options` ask for; PlanError where --scale and --model disagree."""
-    from faitheir.devices import keep_freed_memory
-    from faitheir.models import DEFAULT_MODEL, find_model, read_config
-    from faitheir.pipeline import Pipelines
-
-    if scale is not None and model is not None and (of := read_config(find_model(model)).codec.scale) != int(scale):
-        raise PlanError(f"the model '{model}' is for scale {of}, not --scale {scale}; leave one out.")
-    keep_freed_memory()
-    return Pipelines(model, default=f"nano-x{scale}" if scale else DEFAULT_MODEL, **options)
 
 
 def _batch(
@@ -125,18 +116,13 @@ def downscale(
     With --bytes or --bpp the format that gives the best quality is chosen for each photograph.
     """
     files = ThumbnailFiles.taken_from(options)
-    found = find_inputs(inputs, recursive=recursive, wanted=is_photograph)
-    groups = plan(
-        found,
-        lambda base: [f"{base}{THUMBNAIL_MARK}.{suffix}" for suffix in files.suffixes],
-        alternatives=len(files.suffixes),
-        output=output,
-        overwrite=overwrite,
-        frames=frame_count if all_frames else None,
-    )
+    naming = thumbnail_naming(files)
+    found = find_inputs(inputs, naming, recursive=recursive)
+    frames = frame_count if all_frames else None
+    groups = plan(found, naming, output=output, overwrite=overwrite, frames=frames)
 
     def prepare() -> Callable[[Job], str]:
-        pipelines = _pipelines(**options)
+        pipelines = open_pipelines(**options)
         pipelines.for_thumbnail()  # what is wrong with it is no file's fault
 
         def work(job: Job) -> str:
@@ -168,7 +154,7 @@ def upscale(
     recursive: bool,
     output: Path | None,
     overwrite: bool,
-    restored_format: str,
+    restored_format: RestoredFormat,
     restored_quality: int | None,
     **options: Any,
 ) -> None:
@@ -181,33 +167,23 @@ def upscale(
     The model that made a thumbnail restores it, unless --model names another. A thumbnail without metadata
     is restored by the default model, to its own size times the scale.
     """
-    _check_quality(restored_format, restored_quality)
-    found = find_inputs(inputs, recursive=recursive, wanted=is_thumbnail, otherwise=is_photograph)
-    groups = plan(
-        found,
-        lambda base: [f"{base}{RESTORED_MARK}.{restored_format}"],
-        base=base_name,
-        output=output,
-        overwrite=overwrite,
-    )
+    check_quality(restored_format, restored_quality)
+    naming = restored_naming(restored_format)
+    groups = plan(find_inputs(inputs, naming, recursive=recursive), naming, output=output, overwrite=overwrite)
 
     def prepare() -> Callable[[Job], str]:
-        pipelines = _pipelines(**options)
+        pipelines = open_pipelines(**options)
         if pipelines.model is not None:
             pipelines.for_thumbnail()  # what is wrong with it is no file's fault
 
         def work(job: Job) -> str:
             (target,) = job.outputs
             thumbnail = Thumbnail.open(job.source, max_pixels=pipelines.options["max_pixels"])
-            scale, info = options["scale"], thumbnail.info
-            if info is not None and pipelines.model is None and scale not in (None, str(info.scale)):
-                raise ThumbnailError(f"the thumbnail was made at scale {info.scale}; leave --scale {scale} out.")
-            pipeline = pipelines.for_thumbnail(thumbnail)
-            small = thumbnail.picture
-            with memory_for(*(thumbnail.size or (small.width * pipeline.scale, small.height * pipeline.scale))):
+            pipeline = pipeline_to_restore(pipelines, thumbnail, options["scale"])
+            with memory_for(*restored_size(pipeline, thumbnail)):
                 picture = pipeline.upscale_thumbnail(thumbnail)
                 write_picture(target, picture, quality=restored_quality)
-            return f"{target}  {_size(small)} -> {_size(picture)}, {target.stat().st_size:,} bytes"
+            return f"{target}  {_size(thumbnail.picture)} -> {_size(picture)}, {target.stat().st_size:,} bytes"
 
         return work
 
@@ -241,7 +217,7 @@ def roundtrip(
     overwrite: bool,
     all_frames: bool,
     exif: ExifMode,
-    restored_format: str,
+    restored_format: RestoredFormat,
     restored_quality: int | None,
     **options: Any,
 ) -> None:
@@ -252,25 +228,18 @@ def roundtrip(
     side. Everything is measured from the files. In folders, hidden files and files named like outputs are
     skipped.
     """
-    _check_quality(restored_format, restored_quality)
-    found = find_inputs(inputs, recursive=recursive, wanted=is_photograph)
+    check_quality(restored_format, restored_quality)
     files = ThumbnailFiles.taken_from(options)
-    endings = [f"{THUMBNAIL_MARK}.{suffix}" for suffix in files.suffixes]
-    endings += [f"{RESTORED_MARK}.{restored_format}", f"{SIDE_BY_SIDE_MARK}.png"]
-    groups = plan(
-        found,
-        lambda base: [base + ending for ending in endings],
-        alternatives=len(files.suffixes),
-        output=output,
-        overwrite=overwrite,
-        frames=frame_count if all_frames else None,
-    )
+    naming = round_trip_naming(files, restored_format)
+    found = find_inputs(inputs, naming, recursive=recursive)
+    frames = frame_count if all_frames else None
+    groups = plan(found, naming, output=output, overwrite=overwrite, frames=frames)
     measured: list[Figures] = []
 
     def prepare() -> Callable[[Job], str]:
         from faitheir.evaluation.roundtrip import round_trip
 
-        pipelines = _pipelines(**options)
+        pipelines = open_pipelines(**options)
         pipelines.for_thumbnail()  # what is wrong with it is no file's fault
 
         def work(job: Job) -> str:
@@ -303,11 +272,6 @@ def roundtrip(
         return "\n".join([f"mean of {len(measured)} files", *_figure_lines(Figures.mean(measured))])
 
     _batch(groups, prepare, conclude, show_each=True)
-
-
-def _check_quality(suffix: str, quality: int | None) -> None:
-    if quality is not None and suffix not in ("jpg", "webp"):
-        raise PlanError(f"--quality is for jpg and webp, and {suffix} is lossless; leave it out or choose --format.")
 
 
 def _size(picture: Picture) -> str:

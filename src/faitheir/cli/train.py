@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from faitheir.cli.jobs import PlanError
 from faitheir.cli.options import EPILOG
+from faitheir.errors import PlanError
 
 
 @click.command(epilog=EPILOG)
