@@ -473,6 +473,28 @@ def in_a_process(path: Path, limit: int = 0) -> subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, "-c", MEMORY, path, str(limit)], capture_output=True, text=True)
 
 
+needs_libwebp = pytest.mark.skipif(
+    images._libwebp("RGB") is None, reason="Pillow has its own libwebp in it, whose functions cannot be seen"
+)
+
+
+@needs_libwebp
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (90, 61)])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("options", [{"lossless": True, "exact": True}, {"quality": 50}, {"quality": 90}])
+def test_a_still_webp_is_what_pillow_reads(monkeypatch, size, channels, options):
+    pixels = noise(*size[::-1], channels)
+    pixels[: size[1] // 2, :, 3:] = 0
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", exif=exif(6), icc_profile=rgb_profile(GREEN, RED, BLUE), **options)
+    ours = images.decode_picture(io.BytesIO(file.getvalue()), "ours")
+    monkeypatch.setattr(images, "_libwebp", lambda _: None)
+    theirs = images.decode_picture(io.BytesIO(file.getvalue()), "theirs")
+    np.testing.assert_array_equal(ours.rgb, theirs.rgb)
+    np.testing.assert_array_equal(ours.alpha, theirs.alpha)
+    assert (ours.exif, ours.icc_profile) == (theirs.exif, theirs.icc_profile)
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux")
 class TestMemory:
     """Of 12 megapixels here; `benchmarks/files.py memory` measures 100."""
@@ -497,17 +519,27 @@ class TestMemory:
             Image.fromarray(levels).save(path, "PNG", compress_level=1)
         elif kind == "palette":
             grey.convert("P").save(path, "PNG", compress_level=1, transparency=3)
+        elif kind == "webp":
+            rgb.save(path, "WEBP", quality=50, method=0)
+        elif kind == "lossless webp":
+            Image.merge("RGBA", [grey] * 4).save(path, "WEBP", lossless=True, quality=0, method=0)
         else:
             Image.fromarray(levels.astype(np.float32) / 65535).save(path, "TIFF")
 
-    @pytest.mark.parametrize("kind", ["jpeg", "turned", "profile", "cmyk", "rgba", "sixteen", "palette", "float"])
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            *("jpeg", "turned", "profile", "cmyk", "rgba", "sixteen", "palette", "float"),
+            *(pytest.param(kind, marks=needs_libwebp) for kind in ("webp", "lossless webp")),
+        ],
+    )
     def test_decoding_takes_at_most_5_bytes_per_pixel_besides_the_picture(self, tmp_path, kind):
         self.picture(tmp_path / "a", kind)
         run = in_a_process(tmp_path / "a")
         # 0.5 for what does not grow with the picture: a strip's intermediates, libraries' tables.
         assert float(run.stdout) <= 5.5, run.stderr
 
-    @pytest.mark.parametrize("kind", ["jpeg", "rgba", "sixteen", "float"])
+    @pytest.mark.parametrize("kind", ["jpeg", "rgba", "sixteen", "float", "webp"])
     def test_short_of_memory_is_not_called_damaged(self, tmp_path, kind):
         self.picture(tmp_path / "a", kind)
         for limit in range(10 << 20, 150 << 20, 20 << 20):

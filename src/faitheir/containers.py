@@ -53,15 +53,15 @@ def get_private(data: bytes) -> list[bytes]:
     if kind == "jpeg":
         comments = (bytes(content) for marker, content in _jpeg_segments(data) if marker == _COM)
         return [comment[4:] for comment in comments if comment[:4] == NAME and len(comment) <= _MOST]
-    chunks = {"png": _png_chunks, "webp": _webp_chunks, "avif": _avif_boxes}.get(kind or "", lambda _: iter(()))(data)
+    chunks = {"png": _png_chunks, "webp": webp_chunks, "avif": _avif_boxes}.get(kind or "", lambda _: iter(()))(data)
     return [bytes(content) for name, content in chunks if name == NAME and len(content) <= _MOST]
 
 
 def extend_webp(data: bytes, chunks: Mapping[bytes, bytes]) -> bytes:
     """A WebP file with further chunks at its end, such as EXIF, in the extended format that they ask for."""
-    found = list(_webp_chunks(data))
+    found = list(webp_chunks(data))
     if found[0][0] != b"VP8X":
-        width, height, alpha = _webp_size(*found[0])
+        width, height, alpha = webp_size(*found[0])
         header = bytes([_ALPHA if alpha else 0, 0, 0, 0]) + (width - 1).to_bytes(3, "little")
         found.insert(0, (b"VP8X", memoryview(header + (height - 1).to_bytes(3, "little"))))
     if b"EXIF" in chunks:
@@ -117,7 +117,8 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         at += 12 + length
 
 
-def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+def webp_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Names and contents of a WebP file's chunks, up to one that is cut short."""
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     view, at = memoryview(data), 12
     while at + 8 <= end:
@@ -128,8 +129,11 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         at += 8 + length + length % 2
 
 
-def _webp_size(name: bytes, content: memoryview) -> tuple[int, int, bool]:
-    """Width, height and whether there is alpha, from the header of a chunk VP8 or VP8L."""
+def webp_size(name: bytes, content: memoryview) -> tuple[int, int, bool]:
+    """Width, height and whether there is alpha, from the first chunk: VP8X, VP8L or VP8."""
+    if name == b"VP8X":
+        width, height = (1 + int.from_bytes(content[at : at + 3], "little") for at in (4, 7))
+        return width, height, bool(content[0] & _ALPHA)
     if name == b"VP8L":
         bits = int.from_bytes(content[1:5], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF), bool(bits >> 28 & 1)

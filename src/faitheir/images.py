@@ -19,6 +19,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin, _imaging, features
 
+from faitheir import containers
 from faitheir.errors import ImageError, MissingDependencyError, why
 from faitheir.storage import PathLike, open_file, write_atomic
 
@@ -478,11 +479,11 @@ def _warn(text: str) -> None:
 def _open(file: BinaryIO, name: str, frame: int = 0) -> Image.Image:
     """The image in a file at a frame, its header read and no pixels."""
     Image.init()
-    prefix = file.read(16)
+    prefix = file.read(21)
     # Image.open would apply Pillow's process-wide pixel limit, which belongs to the host program.
     for reader in _READERS:
         factory, accept = Image.OPEN.get(reader, (None, None))
-        if factory is not None and accept is not None and accept(prefix) is True:
+        if factory is not None and accept is not None and accept(prefix[:16]) is True:
             break
     else:
         raise ImageError(f"{name} is not a picture of a kind read here; convert it to PNG or JPEG.")
@@ -492,6 +493,8 @@ def _open(file: BinaryIO, name: str, frame: int = 0) -> Image.Image:
         _quiet_libtiff()
         image = _deep_tiff(file, name, frame)
         file.seek(0)
+    if reader == "WEBP" and not (prefix[12:16] == b"VP8X" and prefix[20:21] and prefix[20] & 2) and _libwebp("RGB"):
+        factory = _StillWebP
     cicp = _cicp(file) if reader == "PNG" else None
     image = image or factory(file, "")
     if cicp is not None:
@@ -560,6 +563,53 @@ def _quiet_libtiff() -> None:
             function(None)
     except (AttributeError, OSError):  # built without it, or linked so that its functions cannot be seen
         return
+
+
+class _StillWebP(ImageFile.ImageFile):
+    """A WebP of one picture: Pillow's reader is that of animations, and holds four copies of it."""
+
+    format = "WEBP"
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        self.data = self.fp.read()
+        chunks = list(containers.webp_chunks(self.data))
+        width, height, alpha = containers.webp_size(*chunks[0])
+        self._size, self._mode = (width, height), "RGBA" if alpha else "RGB"
+        flags = chunks[0][1][0] if chunks[0][0] == b"VP8X" else 0
+        for flag, name, key in _WEBP_METADATA:
+            if flags & flag and name in (found := dict(reversed(chunks))):
+                self.info[key] = bytes(found[name])
+
+    def load(self, *_: Any) -> Any:
+        """Decode with libwebp, and become the image."""
+        pixels = np.empty((self.height, self.width, len(self.mode)), np.uint8)
+        decode = _libwebp(self.mode)
+        if not decode or not decode(self.data, len(self.data), pixels.ctypes.data, pixels.nbytes, pixels.strides[0]):
+            raise OSError("libwebp cannot decode it")
+        image = Image.frombuffer(self.mode, self.size, pixels, "raw", self.mode, 0, 1)
+        image.info = self.info
+        self.__class__, self.__dict__ = image.__class__, image.__dict__  # type: ignore[assignment]  # as Pillow's stubs
+        return image.load()
+
+
+#: A flag of VP8X, the chunk that it announces, and what Pillow calls it.
+_WEBP_METADATA = ((0x20, b"ICCP", "icc_profile"), (0x08, b"EXIF", "exif"), (0x04, b"XMP ", "xmp"))
+
+
+@cache
+def _libwebp(mode: str) -> Callable[..., int | None] | None:
+    """The function of libwebp, as Pillow brings it, that decodes to RGB or RGBA; None where it cannot be seen."""
+    try:
+        from PIL import _webp
+
+        decode = getattr(ctypes.CDLL(_webp.__file__), f"WebPDecode{mode}Into")
+    except (ImportError, AttributeError, OSError):
+        return None
+    decode.restype = ctypes.c_void_p
+    decode.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    function: Callable[..., int | None] = decode
+    return function
 
 
 def _grey_bits(image: Image.Image) -> int:
