@@ -8,6 +8,7 @@ whose standard deviation is 1. Times are the best of ``--repeat``.
 
 import argparse
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -44,8 +45,8 @@ def main() -> None:
         weight = torch.randn(outputs, inputs, 3, 3) / math.sqrt(9 * inputs)
         weight = weight.contiguous(memory_format=torch.channels_last)
         bias = torch.randn(outputs)
-        plain, expected = best_time(lambda x=x, w=weight, b=bias: F.conv2d(x, w, b, padding=1), args.repeat)
-        fast, found = best_time(lambda x=x, w=weight, b=bias: winograd_conv3x3(x, w, b), args.repeat)
+        plain, expected = best_time(partial(F.conv2d, x, weight, bias, padding=1), args.repeat)
+        fast, found = best_time(partial(winograd_conv3x3, x, weight, bias), args.repeat)
         print(
             f"| {inputs} -> {outputs} | {side} | {1e3 * plain:.1f} | {1e3 * fast:.1f} | {fast / plain:.2f} "
             f"| {(found - expected).abs().max():.1e} |",

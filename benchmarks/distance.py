@@ -8,6 +8,7 @@ network's own time is in both. Ratios are of the best of ``--repeat`` runs, take
 
 import argparse
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -37,14 +38,17 @@ def main() -> None:
     a, b = (torch.rand(size).to(memory_format=torch.channels_last) for _ in range(2))
     a.requires_grad_()
     half = native_bfloat16(torch.device("cpu"))
-    ways = {"composed": lambda: composed(network, a, b), "ours": lambda: feature_distance(network, a, b)}
+    ways: dict[str, Callable[[], Tensor]] = {
+        "composed": lambda: composed(network, a, b),
+        "ours": lambda: feature_distance(network, a, b),
+    }
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(args.repeat + 1):  # the first warms up, and is never the best
         for name, way in ways.items():
             start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 loss = way().mean()
-            loss.backward()
+            torch.autograd.backward(loss)
             best[name] = min(best[name], time.perf_counter() - start)
     print(f"{args.batch} crops of {args.crop}, {'bfloat16' if half else 'float32'}, {torch.get_num_threads()} threads")
     for name, seconds in best.items():

@@ -12,10 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-from PIL import Image, ImageCms
+import tifffile
+from PIL import Image, ImageChops, ImageCms
 
 from faitheir.images import Picture, encode_picture
 from faitheir.storage import write_atomic
@@ -45,9 +49,9 @@ def kinds(folder: Path) -> dict[str, Path]:
     rgb = Image.merge("RGB", [grey] * 3)
     turned = Image.Exif()
     turned[0x0112] = 6
-    made = {}
+    made: dict[str, Path] = {}
 
-    def save(name: str, image: Image.Image, suffix: str, **options: object) -> None:
+    def save(name: str, image: Image.Image, suffix: str, **options: Any) -> None:
         made[name] = folder / f"{name.replace(' ', '_')}.{suffix}"
         if not made[name].exists():
             image.save(made[name], **options)
@@ -64,6 +68,19 @@ def kinds(folder: Path) -> dict[str, Path]:
     save("RGB TIFF turned", rgb, "tiff", exif=turned)
     save("float TIFF", Image.fromarray(levels.astype(np.float32) / 65535), "tiff")
     save("WebP", rgb, "webp", quality=50, method=0)
+    save("lossless WebP", rgb, "webp", lossless=True, quality=0, method=0)
+    save("WebP with alpha", Image.merge("RGBA", [grey] * 4), "webp", quality=50, method=0)
+    save("animated WebP", rgb, "webp", quality=50, method=0, save_all=True, append_images=[ImageChops.invert(rgb)])
+    save("GIF", grey, "gif")
+    save("BMP", rgb, "bmp")
+    save("PPM", rgb, "ppm")
+    save("AVIF", rgb, "avif", quality=50, speed=10)
+    save("AVIF with alpha", Image.merge("RGBA", [grey] * 4), "avif", quality=50, speed=10)
+    save("JPEG 2000", rgb, "jp2", quality_mode="rates", quality_layers=[100], num_resolutions=3)
+    made["float RGB TIFF"] = folder / "float_RGB.tiff"
+    if not made["float RGB TIFF"].exists():
+        values = np.repeat((levels / np.float32(65535))[..., None], 3, axis=2)
+        tifffile.imwrite(made["float RGB TIFF"], values, photometric="rgb", rowsperstrip=64)
     return made
 
 
@@ -87,14 +104,13 @@ def fsync(folder: Path, count: int = 300) -> None:
     rng = np.random.default_rng(0)
     data = encode_picture(Picture(rng.integers(0, 256, (192, 256, 3), dtype=np.uint8)), "png")
     times: dict[str, list[float]] = {"with fsync": [], "without": []}
-    real = os.fsync
+    ways: dict[str, Callable[[int], None]] = {"with fsync": os.fsync, "without": lambda _: None}
     for index in range(count):
-        for name, function in (("with fsync", real), ("without", lambda _: None)):
-            os.fsync = function  # type: ignore[assignment]
-            start = time.perf_counter()
-            write_atomic(folder / f"{index}.png", data)
-            times[name].append(time.perf_counter() - start)
-    os.fsync = real
+        for name, function in ways.items():
+            with patch.object(os, "fsync", function):
+                start = time.perf_counter()
+                write_atomic(folder / f"{index}.png", data)
+                times[name].append(time.perf_counter() - start)
     print(f"| {len(data)} bytes | median, ms | 99th percentile, ms | files per second |\n|---|---|---|---|")
     for name, seconds in times.items():
         median, high = np.percentile(seconds, (50, 99)) * 1000

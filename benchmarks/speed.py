@@ -8,6 +8,7 @@ is not in them. "x bicubic" is the time over that of Pillow's bicubic resizing o
 """
 
 import argparse
+from functools import partial
 
 from faitheir.evaluation.complexity import best_time, complexity, sample_picture
 from faitheir.images import bicubic_thumbnail, resize_bicubic
@@ -33,8 +34,8 @@ def main() -> None:
     for size in SIZES:
         found = complexity(args.model, size, device=args.device, dtype=args.dtype, tile=args.tile, repeat=args.repeat)
         rgb, (width, height) = sample_picture(*size).rgb, size
-        bicubic_down, small = best_time(lambda rgb=rgb: bicubic_thumbnail(rgb, scale), args.repeat)
-        bicubic_up, _ = best_time(lambda small=small, size=size: resize_bicubic(small, size), args.repeat)
+        bicubic_down, small = best_time(partial(bicubic_thumbnail, rgb, scale), args.repeat)
+        bicubic_up, _ = best_time(partial(resize_bicubic, small, size), args.repeat)
         down, up, pixels = found.seconds_down, found.seconds_up, width * height / 1e6
         print(
             f"| {pixels:.1f} ({width} x {height}) | {down:.2f} | {pixels / down:.2f} | {down / bicubic_down:.0f} "

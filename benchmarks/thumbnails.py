@@ -15,6 +15,7 @@ import argparse
 import io
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from faitheir.evaluation.metrics import psnr
 from faitheir.files import find_photographs
 from faitheir.images import Picture, UInt8Array, bicubic_thumbnail, read_picture, resize_bicubic
 from faitheir.storage import write_atomic
+from faitheir.thumbnail import ThumbnailFormat
 
 RIVALS = {"AVIF": avif, "WebP": webp, "JPEG XL": jpegxl}
 DISTANCES = ("lpips_alex", "lpips_vgg", "dists")
@@ -42,7 +44,7 @@ def stored(pipeline: FaithEIRPipeline, picture: Picture, how: str) -> tuple[byte
         small.save(data, "jpeg", quality=int(quality))
         return data.getvalue(), Thumbnail.decode(data.getvalue())
     file = pipeline.downscale_picture(picture).encode(
-        form, quality=int(quality) if quality else None, lossless=None if quality else True
+        cast(ThumbnailFormat, form), quality=int(quality) if quality else None, lossless=None if quality else True
     )
     return file, Thumbnail.decode(file)
 
@@ -104,8 +106,8 @@ def main() -> None:
     for how in chosen[0]:
         means = [float(np.mean([row[how][key] for row in chosen])) for key in keys]
         print(f"| {how} | " + " | ".join(f"{value:,.{0 if value > 100 else 3}f}" for value in means) + " |")
-    thumbnail = np.mean([row[args.store[0]]["thumbnail_psnr"] for row in chosen])
-    print(f"\nthumbnail against bicubic: {thumbnail:.2f} dB")
+    against_bicubic = np.mean([row[args.store[0]]["thumbnail_psnr"] for row in chosen])
+    print(f"\nthumbnail against bicubic: {against_bicubic:.2f} dB")
     last = args.store[-1]
     for rival in set(RIVALS) & set(chosen[0]):
         wins = [f"{key} {sum(row[last][key] < row[rival][key] for row in chosen)}" for key in names]

@@ -1,7 +1,9 @@
 """Systems side by side: what they leave on disk, what they are matched to, and what stops only one picture."""
 
 import json
+import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -301,6 +303,18 @@ def test_a_run_goes_on(hr: Path, tmp_path: Path, tiny_model: Path) -> None:
         lost.as_posix(),
         (lost.parents[1] / "coded" / "a.webp").as_posix(),
     }
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a locked file is not told from an abandoned one")
+def test_what_a_killed_run_left_is_cleared(hr: Path, tmp_path: Path) -> None:
+    places = tmp_path / "out" / "bicubic", tmp_path / "out" / "bicubic" / "restored"
+    code = "import os, sys\nfrom faitheir.storage import *\nwith temporary_folder(sys.argv[1]) as f: "
+    for place in places:
+        place.mkdir(parents=True)
+        subprocess.run([sys.executable, "-c", code + "(f / 'input').mkdir(), os._exit(9)", place])
+        assert len(list(place.glob(".faitheir-*"))) == 1
+    run(hr, tmp_path / "out", "bicubic")
+    assert not [path for place in places for path in place.glob(".faitheir-*")]
 
 
 def test_files_are_bound_to_what_they_were_held_to(hr: Path, tmp_path: Path) -> None:

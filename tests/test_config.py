@@ -49,7 +49,7 @@ class Outer:
 
     def __post_init__(self) -> None:
         if self.steps < 0:
-            raise ConfigError(f"steps is {self.steps}; 0 or more is wanted.")
+            raise ConfigError(f"steps is {self.steps}; it must be 0 or more.")
 
 
 def refused(values: Any, cls: type = Outer) -> str:
@@ -72,22 +72,22 @@ def refused(values: Any, cls: type = Outer) -> str:
         ({"steps": 1, "colour": {"kind": "blue", "dept": 2}}, "did you mean 'depth'?"),
         ({"steps": 1, "colour": {"kind": "green"}}, "unknown kind 'green'"),
         ({}, "the key 'steps' is missing"),
-        ({"steps": "1"}, "'steps' is '1'; a value of type int is wanted"),
-        ({"steps": 1.0}, "a value of type int is wanted"),
-        ({"steps": True}, "'steps' is True; a value of type int is wanted"),
-        ({"steps": None}, "a value of type int is wanted"),
-        ({"steps": 1, "flag": 1}, "a value of type bool is wanted"),
-        ({"steps": 1, "flag": "false"}, "a value of type bool is wanted"),
+        ({"steps": "1"}, "'steps' is '1'; it must be of type int"),
+        ({"steps": 1.0}, "it must be of type int"),
+        ({"steps": True}, "'steps' is True; it must be of type int"),
+        ({"steps": None}, "it must be of type int"),
+        ({"steps": 1, "flag": 1}, "it must be of type bool"),
+        ({"steps": 1, "flag": "false"}, "it must be of type bool"),
         ({"steps": 1, "mode": "fats"}, "'mode' is 'fats'; choose one of 'fast', 'slow'"),
         ({"steps": 1, "mode": ["fast"]}, "choose one of"),
         ({"steps": 1, "inner": 3}, "expected a table of settings, found 3"),
-        ({"steps": 1, "inner": {"rate": True}}, "'rate' is True; a value of type float is wanted"),
-        ({"steps": 1, "inner": {"name": 3}}, "a value of type str is wanted"),
-        ({"steps": 1, "many": {}}, "a list is wanted"),
-        ({"steps": 1, "pair": [1]}, "has 1 items; 2 are wanted"),
-        ({"steps": 1, "pair": ["a", 1]}, "a value of type int is wanted"),
-        ({"steps": 1, "free": []}, "a table is wanted"),
-        ({"steps": -1}, "run.toml: steps is -1; 0 or more is wanted."),
+        ({"steps": 1, "inner": {"rate": True}}, "'rate' is True; it must be of type float"),
+        ({"steps": 1, "inner": {"name": 3}}, "it must be of type str"),
+        ({"steps": 1, "many": {}}, "it must be a list"),
+        ({"steps": 1, "pair": [1]}, "has 1 items; it must have 2"),
+        ({"steps": 1, "pair": ["a", 1]}, "it must be of type int"),
+        ({"steps": 1, "free": []}, "it must be a table"),
+        ({"steps": -1}, "run.toml: steps is -1; it must be 0 or more."),
         ([], "expected a table of settings, found []"),
         ("steps = 1", "expected a table of settings"),
         (None, "expected a table of settings"),

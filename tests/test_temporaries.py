@@ -35,7 +35,8 @@ def process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
 WAIT = "print('ready', flush=True), time.sleep(60)"
 LEFT = {
     "a file": f"import os\nos.fsync = lambda _: ({WAIT})\nwrite_atomic(sys.argv[1] + '/a.png', b'whole')",
-    "a folder": f"with temporary_folder(sys.argv[1]) as f: (f / 'a.png').write_bytes(b'half'), {WAIT}",
+    "a folder": "with temporary_folder(sys.argv[1]) as f:"
+    f" (f / 'a').mkdir(), (f / 'a' / 'b.png').write_bytes(b'half'), {WAIT}",
     "a claim": f"with claim(sys.argv[1] + '/a.png') as ours: ours or exit(), {WAIT}",
 }
 

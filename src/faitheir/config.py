@@ -81,22 +81,22 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} is {value!r}; a list is wanted.")
+            raise ConfigError(f"{where} is {value!r}; it must be a list.")
         if len(args) == 2 and args[1] is Ellipsis:
             return tuple(_convert(args[0], item, where) for item in value)
         if len(value) != len(args):
-            raise ConfigError(f"{where} has {len(value)} items; {len(args)} are wanted.")
+            raise ConfigError(f"{where} has {len(value)} items; it must have {len(args)}.")
         return tuple(_convert(a, item, where) for a, item in zip(args, value, strict=True))
     if origin is dict or hint is dict:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} is {value!r}; a table is wanted.")
+            raise ConfigError(f"{where} is {value!r}; it must be a table.")
         return dict(value)
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where} is {value!r}; a value of type {hint.__name__} is wanted.")
+        raise ConfigError(f"{where} is {value!r}; it must be of type {hint.__name__}.")
     return value
 
 

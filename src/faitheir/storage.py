@@ -185,7 +185,7 @@ def _remove_abandoned(path: Path) -> bool:
                 return False
             for other in path.iterdir() if folder else ():
                 if other != file:
-                    other.unlink()
+                    shutil.rmtree(other) if other.is_dir() else other.unlink()
             file.unlink()
             if folder:
                 path.rmdir()

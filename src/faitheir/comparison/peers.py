@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from faitheir.evaluation.results import Output
 from faitheir.evaluation.store import Store, file_hash
 from faitheir.files import picture_files
 from faitheir.images import Picture, UInt8Array, read_picture, resize_bicubic, write_picture
+from faitheir.storage import temporary_folder
 from faitheir.tiling import Float32Array, process_tiles
 
 #: Super-resolution networks see tiles of this many pixels of what they enlarge, overlapping by the second number.
@@ -145,8 +145,8 @@ class Command(Resampling):
     ) -> dict[str, Output]:
         """The program's input and output lie in a hidden folder until all of it is read."""
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".faitheir-") as temporary:
-            self._temporary = Path(temporary).absolute()
+        with temporary_folder(folder) as temporary:
+            self._temporary = temporary.absolute()
             return super().outputs(originals, folder, store, progress=progress)
 
     def prepare(self, pending: Mapping[str, Path], folder: Path) -> None:

@@ -1,6 +1,5 @@
 """A system makes files of originals, picture after picture, resumable: what is to be measured."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from faitheir.errors import DeviceError, MissingDependencyError, reason
 from faitheir.evaluation.measures import Weights
 from faitheir.evaluation.results import Output, SystemKind
 from faitheir.evaluation.store import Store
+from faitheir.storage import clear_temporaries, temporary_folder
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class System:
                 self.made[picture] = self._output(*files, entry)
             else:
                 pending[picture] = key
+        for place in {folder, *(self._files(folder, picture)[1].parent for picture in pending)}:
+            clear_temporaries(place)
         if pending:
             self.prepare({picture: originals[picture] for picture in pending}, folder)
         bar = tqdm(pending.items(), desc=f"making {self.system}", unit="picture", disable=None if progress else True)
@@ -115,8 +117,8 @@ class System:
         for path in (stored, restored):
             path.parent.mkdir(parents=True, exist_ok=True)
         # They are made in a hidden folder and moved into place once both are whole.
-        with tempfile.TemporaryDirectory(dir=restored.parent, prefix=".faitheir-") as temporary:
-            files = Path(temporary) / f"stored-{stored.name}", Path(temporary) / restored.name
+        with temporary_folder(restored.parent) as temporary:
+            files = temporary / f"stored-{stored.name}", temporary / restored.name
             said = self.work(picture, original, *files)
             files[0].replace(stored)
             files[1].replace(restored)

@@ -1,8 +1,8 @@
 """NIQE (Mittal et al. 2013): how far a picture's local statistics are from those of pristine photographs; 0 is best.
 
-Written after BasicSR's, whose model file it reads, since no maintained package has it under a licence that allows
-commercial use. One deviation: the picture is halved by torch's antialiased bicubic filter, which weighs the pixels at
-the picture's edges otherwise than MATLAB's.
+Written after BasicSR's, whose model file it reads, since pyiqa's licence forbids commercial use, and the code of the
+package niqe is under the GPL. One deviation: the picture is halved by torch's antialiased bicubic filter, which weighs
+the pixels at the picture's edges otherwise than MATLAB's.
 """
 
 import math
