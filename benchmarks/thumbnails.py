@@ -5,10 +5,11 @@
 ``--networks`` is the folder of alexnet_features.safetensors and vgg16_features.safetensors. Each photograph's
 thumbnail goes through the file as the library writes it, metadata included, and is restored from what that file gives
 back. ``--store`` may be a format (png, webp: lossless), FORMAT:QUALITY, or foreign:QUALITY, which is a bicubic
-thumbnail as an ordinary JPEG. Rivals are AVIF, WebP and JPEG XL of the whole photograph in at most the bytes of the
-last ``--store``, reduced first wherever that has the higher PSNR. Prints means over photographs, and on how many of
-them the last ``--store`` is nearer to the original than each rival. ``--json`` keeps every figure; a run that stopped
-continues from it.
+thumbnail as an ordinary JPEG. ``--sr`` enlarges the last ``--store``'s thumbnail by a super-resolution network, too,
+applied until the scale is reached (for foreign thumbnails; 16x is off the range that Real-ESRGAN x4plus was trained
+for). Rivals are AVIF, WebP and JPEG XL of the whole photograph in at most the bytes of the last ``--store``, reduced
+first wherever that has the higher PSNR. Prints means over photographs, and on how many of them the last ``--store`` is
+nearer to the original than each rival. ``--json`` keeps every figure; a run that stopped continues from it.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from tqdm import tqdm
 
 from faitheir import FaithEIRPipeline, Thumbnail
 from faitheir.comparison.codecs import avif, encode_within, jpegxl, webp
+from faitheir.comparison.peers import SuperResolution
+from faitheir.comparison.produce import Setting
 from faitheir.evaluation.measures import picture_metric
 from faitheir.evaluation.metrics import psnr
 from faitheir.files import find_photographs
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--store", action="append", required=True, metavar="FORMAT[:QUALITY]")
     parser.add_argument("--fidelity", type=float, default=0.0)
     parser.add_argument("--rivals", action="store_true", help="codecs in the bytes of the last --store, too")
+    parser.add_argument("--sr", help="checkpoint of a super-resolution network that spandrel knows")
     parser.add_argument("--count", type=int, help="only this many photographs, spread over the folder")
     parser.add_argument("--prefix", default="", help="only photographs whose names begin so")
     parser.add_argument("--quick", action="store_true", help="PSNR and LPIPS (alex) only")
@@ -68,6 +72,9 @@ def main() -> None:
     names = DISTANCES[:1] if args.quick else DISTANCES
     metrics = {name: picture_metric(name, weights=files) for name in names}
     pipeline = FaithEIRPipeline.from_pretrained(args.model, fidelity=args.fidelity)
+    network = SuperResolution(args.sr, Setting(scale=pipeline.scale)) if args.sr else None
+    if network:
+        network.prepare({}, Path())
     paths = [path for path in find_photographs(args.hr) if path.name.startswith(args.prefix)]
     if args.count:
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(args.count, len(paths))).astype(int)]
@@ -92,6 +99,9 @@ def main() -> None:
                 large = (small.shape[1] * pipeline.scale, small.shape[0] * pipeline.scale)
                 enlarged = resize_bicubic(small, large)[: picture.height, : picture.width]
                 row["bicubic"] = figures(original, enlarged, 0)
+        if network:
+            enlarged = network.large("", thumbnail.picture.rgb, (picture.height, picture.width))
+            row["sr"] = figures(original, enlarged[: picture.height, : picture.width], 0)
         if args.rivals:
             for name, codec in RIVALS.items():
                 coded = encode_within(codec(), original, len(file), freely=True)
@@ -109,7 +119,7 @@ def main() -> None:
     against_bicubic = np.mean([row[args.store[0]]["thumbnail_psnr"] for row in chosen])
     print(f"\nthumbnail against bicubic: {against_bicubic:.2f} dB")
     last = args.store[-1]
-    for rival in set(RIVALS) & set(chosen[0]):
+    for rival in {*RIVALS, "sr"} & set(chosen[0]):
         wins = [f"{key} {sum(row[last][key] < row[rival][key] for row in chosen)}" for key in names]
         print(f"{last} is nearer than {rival}: " + ", ".join(wins) + f" of {len(chosen)}")
 
