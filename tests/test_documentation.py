@@ -16,6 +16,7 @@ from PIL import Image
 from command import ok
 from faitheir.cli import main
 from faitheir.evaluation.metrics import METRICS
+from faitheir.models import embedded_models, find_model, stored_hash
 from faitheir.training.config import load_recipe
 from test_layering import LAYERS
 
@@ -241,3 +242,10 @@ def test_the_page_of_the_command_line_has_every_command() -> None:
     assert {f"## faitheir {name}" for name in main.commands} <= set(page.splitlines())
     assert "Usage: faitheir data pack [OPTIONS] SOURCE" in page
     assert hooks.on_page_markdown("another page") == "another page"
+
+
+@pytest.mark.parametrize("name", embedded_models())
+def test_history_lists_embedded_weights(name: str) -> None:
+    """So that the weights of a thumbnail can be found after they have been replaced."""
+    page = (ROOT / "docs/history/weights.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| {stored_hash(find_model(name))} \| {name} \|", page, re.M)

@@ -363,7 +363,7 @@ def model_for(info: ThumbnailInfo | None, default: str = DEFAULT_MODEL) -> str:
         return info.model
     raise ModelError(
         f"the thumbnail was made by {maker(info)}, which this package does not hold; give the folder or the Hub id of "
-        "the model that made it."
+        "the model that made it (docs/history/weights.md says where the weights of earlier versions are)."
     )
 
 
