@@ -5,14 +5,16 @@ faitheir.untrusted`` is that process: a file's bytes on stdin; on stdout a line 
 """
 
 import contextlib
+import faulthandler
 import io
 import json
 import os
 import subprocess
 import sys
-import threading
+import time
 import warnings
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -41,14 +43,15 @@ def decode_untrusted(
     max_pixels: int = UNTRUSTED_MAX_PIXELS,
     seconds: float = DEFAULT_SECONDS,
     memory: int = DEFAULT_MEMORY,
+    tell: Callable[[str], object] | None = None,
 ) -> Picture:
     """The picture in a file's bytes, as ``decode_picture``, whatever they are.
 
     ``name`` is what errors call the file. ``seconds`` of wall-clock time and ``memory`` in bytes are what it may take;
-    memory is limited where the system can (Linux), elsewhere the limits on pixels alone hold. Raises ImageError for
-    what is no picture, is damaged, or takes more than that.
+    memory is limited where the system can (Linux), elsewhere the limits on pixels alone hold. ``tell`` gets the text of
+    what is otherwise a PictureWarning. Raises ImageError for what is no picture, is damaged, or takes more than that.
     """
-    return _decode("picture", data, name, max_pixels, seconds, memory)[0]
+    return _decode("picture", data, name, max_pixels, seconds, memory, tell)[0]
 
 
 def decode_untrusted_thumbnail(
@@ -58,63 +61,61 @@ def decode_untrusted_thumbnail(
     max_pixels: int = UNTRUSTED_MAX_PIXELS,
     seconds: float = DEFAULT_SECONDS,
     memory: int = DEFAULT_MEMORY,
+    tell: Callable[[str], object] | None = None,
 ) -> Thumbnail:
     """The thumbnail in a file's bytes, as ``Thumbnail.decode``, within the limits of ``decode_untrusted``.
 
     ``max_pixels`` are those of the thumbnail itself; what its metadata asks to be restored is for the caller to limit.
     Raises ImageError, and ThumbnailError where the metadata is wrong.
     """
-    picture, info = _decode("thumbnail", data, name, max_pixels, seconds, memory)
+    picture, info = _decode("thumbnail", data, name, max_pixels, seconds, memory, tell)
     return Thumbnail(picture, None if info is None else ThumbnailInfo(**info))
 
 
 def _decode(
-    kind: str, data: bytes, name: str, max_pixels: int, seconds: float, memory: int
+    kind: str,
+    data: bytes,
+    name: str,
+    max_pixels: int,
+    seconds: float,
+    memory: int,
+    tell: Callable[[str], object] | None,
 ) -> tuple[Picture, dict[str, Any] | None]:
-    request = json.dumps({"kind": kind, "name": name, "max_pixels": max_pixels, "memory": memory})
+    request = {"kind": kind, "name": name, "max_pixels": max_pixels, "memory": memory, "seconds": seconds}
     # Threads of a numerical library would take address space, and nothing here computes with them.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     # -P: modules that lie in the working directory are not imported.
-    command = [sys.executable, "-P", "-m", "faitheir.untrusted", request]
+    command = [sys.executable, "-P", "-m", "faitheir.untrusted", json.dumps(request)]
+    started = time.monotonic()
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    late = threading.Event()
-
-    def stop() -> None:
-        late.set()
-        process.kill()
-
-    timer = threading.Timer(seconds, stop)
-    sender = threading.Thread(target=_send, args=(process.stdin, data), daemon=True)
-    timer.start()
-    sender.start()
+    # No threads here, neither to send nor to watch the time: where memory is short, starting one may never return
+    # (CPython's issue 140746). The process reads all before it says anything, and ends itself when its time is over.
     try:
+        with contextlib.suppress(OSError), process.stdin:  # it may have ended
+            process.stdin.write(data)
         line = process.stdout.readline()
         answer = json.loads(line) if line.endswith(b"\n") else None
         picture = _receive(process.stdout, answer) if answer and "error" not in answer else None
     finally:
-        timer.cancel()
         process.kill()
         process.wait()
-        sender.join()
         process.stdout.close()
     if picture is not None and answer is not None:
         for text in answer["warnings"]:
-            warnings.warn(text, PictureWarning, stacklevel=3)
+            if tell is None:
+                warnings.warn(text, PictureWarning, stacklevel=3)
+            else:
+                tell(text)
         return picture, answer["info"]
-    if late.is_set():
+    if answer is not None and "error" in answer:
+        raise _ERRORS.get(answer["error"], ImageError)(answer["text"])
+    if time.monotonic() - started >= seconds:
         raise ImageError(f"{name} takes longer than {seconds:g} s to read; save it anew as PNG or JPEG.")
-    if answer is None:
-        raise ImageError(f"{name} cannot be read: the decoder broke off ({process.returncode}); use another copy.")
-    raise _ERRORS.get(answer["error"], ImageError)(answer["text"])
-
-
-def _send(pipe: BinaryIO, data: bytes) -> None:
-    with contextlib.suppress(OSError), pipe:  # the process may have ended, or been ended
-        pipe.write(data)
+    raise ImageError(f"{name} cannot be read: the decoder broke off ({process.returncode}); use another copy.")
 
 
 def _receive(pipe: Any, answer: dict[str, Any]) -> Picture | None:
@@ -153,6 +154,8 @@ def _limit_memory(room: int) -> None:
 def _serve() -> None:
     """Do one request: see the module."""
     request = json.loads(sys.argv[1])
+    # A thread of C's, which needs no Python: it ends the process whatever a decoder is doing.
+    faulthandler.dump_traceback_later(request["seconds"], exit=True)
     out = sys.stdout.buffer
     data = sys.stdin.buffer.read()
     _limit_memory(request["memory"])

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import PurePosixPath
 from typing import Annotated, Any, TypeVar, get_args
@@ -80,14 +81,17 @@ class Visit:
     def open(self) -> None:
         """Take a place. Raises Problem (429, 503)."""
         service = self._service
-        if service.closing:
-            raise Problem(503, "This server is closing; try again in a moment.", retry_after=5)
-        if not service.ready:
-            raise Problem(503, "This server is loading its models; try again in a moment.", retry_after=2)
+        service.check_ready()
         if len(service.errands) >= service.limits.queue:
             raise Problem(429, "This server has all the work that it can take; try again later.", retry_after=5)
         service.errands.add(self.errand)
-        self._timer = asyncio.get_running_loop().call_later(service.limits.seconds, self.errand.stop, "late")
+        self.start_time()
+
+    def start_time(self) -> None:
+        """Begin the time limit, of the request or of the next file of a batch."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._service.limits.seconds, self.errand.stop, "late")
 
     def close(self) -> None:
         """Give the place back, and the work up where it is not done."""
@@ -210,6 +214,8 @@ class Visit:
 
     async def run(self, work: Callable[[float], T], slots: Slots | None = None) -> T:
         """What ``work`` gives in a thread, in its turn; it gets the seconds that it waited. Raises Stopped."""
+        if self._service.closing:
+            self.errand.stop("closing")
         loop = asyncio.get_running_loop()
         asked = loop.time()
         metrics = self._service.metrics
@@ -219,7 +225,13 @@ class Visit:
             metrics.took("wait", waited)
             self.errand.running = True
             self.errand.check()
-            return work(waited)
+            try:
+                return work(waited)
+            except Exception as error:
+                refusal = as_problem(error)
+                if refusal.status == 500:
+                    raise
+                raise refusal from None  # without what the error holds of the picture
 
         try:
             return await (slots or self._service.slots).run(self.errand, begin)
@@ -298,9 +310,9 @@ def _problem_response(refusal: Problem) -> Any:
     return Response(json.dumps(refusal.body), refusal.status, headers=dict(refusal.headers))
 
 
-def create_app(service: Service, access: Access | None = None) -> Any:
-    """The ASGI application."""
-    from fastapi import FastAPI, Header, Query, Request, Response
+def create_app(service: Service, access: Access | None = None, *, example: bool = False) -> Any:
+    """The ASGI application. ``example``: have what the page shows of it ready before it is asked for."""
+    from fastapi import Depends, FastAPI, Header, Query, Request, Response
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
     from starlette.middleware.cors import CORSMiddleware
@@ -308,9 +320,14 @@ def create_app(service: Service, access: Access | None = None) -> Any:
 
     access = access or Access()
 
+    files = _assets()
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        preparing = asyncio.ensure_future(service.prepare(files["example.jpg"][0])) if example else None
         yield
+        if preparing is not None:
+            preparing.cancel()
         service.end()
 
     app = FastAPI(
@@ -383,13 +400,13 @@ def create_app(service: Service, access: Access | None = None) -> Any:
             "content": {"application/octet-stream": binary, "image/*": binary, "multipart/form-data": form},
         }
     }
-    several = {"type": "array", "items": binary["schema"], "maxItems": service.limits.files}
+    uploads = {"type": "array", "items": binary["schema"], "maxItems": service.limits.files}
     many = {
         "requestBody": {
             "required": True,
             "content": {
                 "multipart/form-data": {
-                    "schema": {"type": "object", "required": ["file"], "properties": {"file": several}}
+                    "schema": {"type": "object", "required": ["file"], "properties": {"file": uploads}}
                 }
             },
         }
@@ -411,6 +428,36 @@ def create_app(service: Service, access: Access | None = None) -> Any:
     Quality = Annotated[int | None, Query(ge=1, le=100, description="Of jpg (default 95) and webp (default lossless).")]
     Known = Annotated[str | None, Header(alias="If-None-Match", description="An ETag that was given before.")]
 
+    @dataclass(frozen=True)
+    class Task:
+        """What the address and its query ask for of each file; ``make`` takes its bytes, an errand, and seconds."""
+
+        settings: tuple[object, ...]
+        make: Callable[[bytes, Errand, float], Made]
+
+    async def thumbnails(
+        model: Model = None, suffix: Small = DEFAULT_FORMAT, quality: Loss = None, _known: Known = None
+    ) -> Task:
+        service.check_ready()
+        pipeline = service.pipeline(model)
+        make = partial(service.make_thumbnail, pipeline=pipeline, suffix=suffix, quality=quality)
+        return Task(("thumbnail", pipeline.name, suffix, quality), make)
+
+    async def pictures(
+        model: Model = None,
+        suffix: Large = "png",
+        quality: Quality = None,
+        fidelity: Fidelity = None,
+        _known: Known = None,
+    ) -> Task:
+        if quality is not None and suffix not in ("jpg", "webp"):
+            raise Problem(422, f"quality is for jpg and webp, not for {suffix}; leave it out.")
+        service.check_ready()
+        if model is not None:
+            service.pipeline(model)
+        make = partial(service.make_picture, model=model, suffix=suffix, quality=quality, fidelity=fidelity)
+        return Task(("picture", model, suffix, quality, fidelity), make)
+
     def visit(request: Request) -> Visit:
         return Visit(service, request.scope, request.receive)
 
@@ -422,61 +469,15 @@ def create_app(service: Service, access: Access | None = None) -> Any:
     def unchanged(tag: str) -> Response:
         return Response(status_code=304, headers={"ETag": tag, "Cache-Control": "private, no-cache"})
 
-    def check_quality(suffix: str, quality: int | None) -> None:
-        if quality is not None and suffix not in ("jpg", "webp"):
-            raise Problem(422, f"quality is for jpg and webp, not for {suffix}; leave it out.")
-
-    @app.post(
-        "/v1/thumbnails",
-        summary="A photograph's thumbnail file",
-        response_class=Response,
-        responses=answers(304, *work, content=of(*get_args(ThumbnailFormat))),
-        openapi_extra=one,
-    )
-    async def thumbnail(
-        request: Request,
-        model: Model = None,
-        suffix: Small = DEFAULT_FORMAT,
-        quality: Loss = None,
-        _known: Known = None,
-    ) -> Response:
+    async def single(request: Request, task: Task) -> Response:
         with visit(request) as here:
-            pipeline = service.pipeline(model)
             data = await here.file()
-            tag = service.etag(data, "thumbnail", pipeline.name, suffix, quality)
+            tag = service.etag(data, *task.settings)
             if here.matches(tag):
                 return unchanged(tag)
-            made = await here.run(
-                lambda waited: service.make_thumbnail(data, pipeline, suffix, quality, here.errand, waited)
-            )
-            return file(made, tag)
-
-    @app.post(
-        "/v1/pictures",
-        summary="The picture of a thumbnail file",
-        response_class=Response,
-        responses=answers(304, *work, content=of("png", "jpg", "webp", "tiff")),
-        openapi_extra=one,
-    )
-    async def picture(
-        request: Request,
-        model: Model = None,
-        suffix: Large = "png",
-        quality: Quality = None,
-        fidelity: Fidelity = None,
-        _known: Known = None,
-    ) -> Response:
-        check_quality(suffix, quality)
-        with visit(request) as here:
-            if model is not None:
-                service.pipeline(model)
-            data = await here.file()
-            tag = service.etag(data, "picture", model, suffix, quality, fidelity)
-            if here.matches(tag):
-                return unchanged(tag)
-            made = await here.run(
-                lambda waited: service.make_picture(data, model, suffix, quality, fidelity, here.errand, waited)
-            )
+            made = service.prepared.get(tag)
+            if made is None:
+                made = await here.run(partial(task.make, data, here.errand))
             return file(made, tag)
 
     @app.post(
@@ -488,7 +489,7 @@ def create_app(service: Service, access: Access | None = None) -> Any:
     async def describe(request: Request) -> dict[str, Any]:
         with visit(request) as here:
             data = await here.file()
-            return await here.run(lambda _: service.describe(data), service.aside)
+            return await here.run(lambda _: service.describe(data), service.reading)
 
     # Several results, each as a line as soon as it is there.
 
@@ -517,13 +518,12 @@ def create_app(service: Service, access: Access | None = None) -> Any:
             here.close()
             raise
 
-    async def each(
-        here: Visit, files: Sequence[tuple[str, bytes]], make: Callable[[bytes, float], Made]
-    ) -> AsyncIterator[dict[str, Any]]:
+    async def each(here: Visit, files: Sequence[tuple[str, bytes]], task: Task) -> AsyncIterator[dict[str, Any]]:
         for index, (name, data) in enumerate(files):
             line: dict[str, Any] = {"index": index, "name": PurePosixPath(name.replace("\\", "/")).name[:255]}
+            here.start_time()
             try:
-                made = await here.run(lambda waited, data=data: make(data, waited))  # type: ignore[misc]
+                made = await here.run(partial(task.make, data, here.errand))
             except Stopped as stopped:
                 if stopped.why == "gone":
                     return
@@ -534,66 +534,43 @@ def create_app(service: Service, access: Access | None = None) -> Any:
                 encoded = base64.b64encode(made.data).decode()
                 yield line | {"type": made.media_type, "bytes": len(made.data), "about": made.about, "data": encoded}
 
-    lines_of = {_NDJSON: {"schema": {"type": "string", "description": "One JSON object a line; docs/serve.md."}}}
+    lines_of = {_NDJSON: {"schema": {"type": "string", "description": "One JSON object a line."}}}
 
-    @app.post(
-        "/v1/batches/thumbnails",
-        summary="The thumbnail files of several photographs, each as a line as soon as it is made",
-        response_class=Response,
-        responses=answers(304, 415, *work, content=lines_of),
-        openapi_extra=many,
-    )
-    async def thumbnails(
-        request: Request,
-        model: Model = None,
-        suffix: Small = DEFAULT_FORMAT,
-        quality: Loss = None,
-        _known: Known = None,
-    ) -> Response:
+    async def several(request: Request, task: Task) -> Response:
         with kept(request) as here:
-            pipeline = service.pipeline(model)
             files = await here.files()
-            tag = service.etag(_flat(files), "thumbnails", pipeline.name, suffix, quality)
+            tag = service.etag(_flat(files), "batch", *task.settings)
             if here.matches(tag):
                 here.close()
                 return unchanged(tag)
-            lines = each(
-                here,
-                files,
-                lambda data, waited: service.make_thumbnail(data, pipeline, suffix, quality, here.errand, waited),
-            )
-            return Lines(here, lines, {"ETag": tag})
+            return Lines(here, each(here, files, task), {"ETag": tag})
 
-    @app.post(
-        "/v1/batches/pictures",
-        summary="The pictures of several thumbnail files, each as a line as soon as it is made",
-        response_class=Response,
-        responses=answers(304, 415, *work, content=lines_of),
-        openapi_extra=many,
-    )
-    async def pictures(
-        request: Request,
-        model: Model = None,
-        suffix: Large = "png",
-        quality: Quality = None,
-        fidelity: Fidelity = None,
-        _known: Known = None,
-    ) -> Response:
-        check_quality(suffix, quality)
-        with kept(request) as here:
-            if model is not None:
-                service.pipeline(model)
-            files = await here.files()
-            tag = service.etag(_flat(files), "pictures", model, suffix, quality, fidelity)
-            if here.matches(tag):
-                here.close()
-                return unchanged(tag)
-            lines = each(
-                here,
-                files,
-                lambda data, waited: service.make_picture(data, model, suffix, quality, fidelity, here.errand, waited),
-            )
-            return Lines(here, lines, {"ETag": tag})
+    for asked, what, of_what, formats in (
+        (thumbnails, "thumbnail file", "photograph", get_args(ThumbnailFormat)),
+        (pictures, "picture", "thumbnail file", get_args(PictureFormat)),
+    ):
+        answered = answers(304, *work, content=of(*formats))
+        listed = answers(304, 415, *work, content=lines_of)
+
+        @app.post(
+            f"/v1/{asked.__name__}",
+            summary=f"The {what} of a {of_what}",
+            response_class=Response,
+            responses=answered,
+            openapi_extra=one,
+        )
+        async def of_one(request: Request, task: Annotated[Task, Depends(asked)]) -> Response:
+            return await single(request, task)
+
+        @app.post(
+            f"/v1/batches/{asked.__name__}",
+            summary=f"The {what}s of several {of_what}s, each as a line as soon as it is made",
+            response_class=Response,
+            responses=listed,
+            openapi_extra=many,
+        )
+        async def of_many(request: Request, task: Annotated[Task, Depends(asked)]) -> Response:
+            return await several(request, task)
 
     @app.post(
         "/v1/comparisons",
@@ -631,8 +608,7 @@ def create_app(service: Service, access: Access | None = None) -> Any:
         "/v1/models", summary="The models, the default first", responses=answers(503, content=_json("array", "object"))
     )
     async def models() -> list[dict[str, Any]]:
-        if not service.ready:
-            raise Problem(503, "This server is loading its models; try again in a moment.", retry_after=2)
+        service.check_ready()
         return service.models()
 
     @app.get("/v1/alive", summary="Whether the server answers at all", responses=answers(content=_json("object")))
@@ -641,8 +617,7 @@ def create_app(service: Service, access: Access | None = None) -> Any:
 
     @app.get("/v1/ready", summary="Whether it takes work", responses=answers(503, content=_json("object")))
     async def ready() -> dict[str, str]:
-        if not service.ready:
-            raise Problem(503, "This server is not ready for work; try again in a moment.", retry_after=2)
+        service.check_ready()
         return {"status": "ready"}
 
     @app.get("/v1/limits", summary="What one request may ask for", responses=answers(content=_json("object")))
@@ -660,8 +635,6 @@ def create_app(service: Service, access: Access | None = None) -> Any:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     # The page.
-
-    files = _assets()
 
     def asset(request: Request, name: str) -> Response:
         if name not in files:

@@ -72,6 +72,11 @@ class Slots:
         self.running = 0
         self._free = asyncio.Semaphore(workers)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix=name, initializer=begin)
+        # All threads start now: where memory is short later, starting one might never return.
+        together = threading.Barrier(workers + 1)
+        for _ in range(workers):
+            self._threads.submit(together.wait)
+        together.wait()
 
     async def run(self, errand: Errand, work: Callable[[], T]) -> T:
         """What ``work`` gives, in its turn. Raises Stopped as soon as the errand is; its place is free once it ended.
@@ -88,8 +93,12 @@ class Slots:
             raise
         finally:
             self.waiting -= 1
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except BaseException:
+            self._free.release()
+            raise
         self.running += 1
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         future.add_done_callback(lambda _: self._done())
         try:
             # A thread cannot be cancelled: the place is held until the work has noticed.

@@ -1,6 +1,7 @@
 """The server process: address, signals, and connections that say nothing."""
 
 import asyncio
+import json
 import socket
 import warnings
 from collections.abc import Callable
@@ -8,8 +9,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from faitheir.errors import ConfigError, MissingDependencyError, StorageError, why
-from faitheir.images import PictureWarning
 from faitheir.pipeline import WeightsMismatchWarning
+from faitheir.server import problem
 from faitheir.server.app import Access, create_app
 from faitheir.server.service import Service
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 HEADER_SECONDS, IDLE_SECONDS = 20, 5
 #: Connections at once; a 503 is the answer to further ones.
 CONNECTIONS = 512
+_SHORT = json.dumps(problem.as_problem(MemoryError()).body).encode()
+#: The answer where memory is short even for a request's body: made beforehand.
+_NO_MEMORY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
+) % (problem.MEDIA_TYPE.encode(), len(_SHORT), _SHORT)
 
 
 def is_loopback(host: str) -> bool:
@@ -49,17 +55,16 @@ def serve(
     if access.token is None and not is_loopback(host):
         raise ConfigError(f"{host} can be reached from other machines; give a --token that they must show.")
     # What is to be said of a file is for those who sent it, not for the log.
-    for category in (WeightsMismatchWarning, PictureWarning):
-        warnings.filterwarnings("ignore", category=category)
+    warnings.filterwarnings("ignore", category=WeightsMismatchWarning)
     service.load()
     listening = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     announce(f"http://{shown}:{listening.getsockname()[1]}/")
-    make_server(service, access).run([listening])
+    make_server(service, access, example=True).run([listening])
 
 
-def make_server(service: Service, access: Access) -> "uvicorn.Server":
-    """A server of a service whose models are loaded, or will be by another thread."""
+def make_server(service: Service, access: Access, *, example: bool = False) -> "uvicorn.Server":
+    """A server of a service whose models are loaded, or will be by another thread. ``example``: see `create_app`."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -73,8 +78,8 @@ def make_server(service: Service, access: Access) -> "uvicorn.Server":
 
     return Server(
         uvicorn.Config(
-            create_app(service, access),
-            http=_protocol(),
+            create_app(service, access, example=example),
+            http=_protocol(service),
             ws="none",
             lifespan="on",
             log_level="warning",
@@ -101,12 +106,14 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _protocol() -> type[asyncio.Protocol]:
-    """The protocol of uvicorn, with a limit on the time in which a request's headers must have come."""
+def _protocol(service: Service) -> type[asyncio.Protocol]:
+    """The protocol of uvicorn, with limits on the time that a request's headers, and a client who reads, may take."""
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Protocol(H11Protocol):
         _silent: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
+        _held = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -115,7 +122,12 @@ def _protocol() -> type[asyncio.Protocol]:
         def data_received(self, data: bytes) -> None:
             if self._silent is None and self._between:
                 self._await_request()
-            super().data_received(data)
+            try:
+                super().data_received(data)
+            except MemoryError:
+                if self.cycle is None or not self.cycle.response_started:
+                    self.transport.write(_NO_MEMORY)
+                self.transport.close()
             if not self._between and self._silent is not None:
                 self._silent.cancel()
                 self._silent = None
@@ -123,7 +135,24 @@ def _protocol() -> type[asyncio.Protocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             if self._silent is not None:
                 self._silent.cancel()
+            self._hold(0)
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._hold(self.transport.get_write_buffer_size())
+            self._unread = self.loop.call_later(service.limits.seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._hold(0)
+            super().resume_writing()
+
+        def _hold(self, count: int) -> None:
+            """What a client has not read yet counts among what is held in memory."""
+            service.held += count - self._held
+            self._held = count
+            if self._unread is not None:
+                self._unread.cancel()
 
         @property
         def _between(self) -> bool:

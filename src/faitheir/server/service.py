@@ -2,16 +2,16 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
-from faitheir.errors import ThumbnailError
-from faitheir.images import Picture, encode_picture
+from faitheir.errors import FaithEIRError, ThumbnailError, one_line
+from faitheir.images import encode_picture
 from faitheir.models import maker
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.server.errand import Errand, Slots
@@ -19,9 +19,11 @@ from faitheir.server.metrics import Metrics
 from faitheir.server.problem import Problem
 from faitheir.server.quota import available_cores, share
 from faitheir.server.rivals import Rival, rivals
-from faitheir.thumbnail import Thumbnail, ThumbnailFormat
+from faitheir.thumbnail import DEFAULT_FORMAT, Thumbnail, ThumbnailFormat
 from faitheir.untrusted import decode_untrusted, decode_untrusted_thumbnail
 from faitheir.version import __version__
+
+T = TypeVar("T")
 
 PictureFormat = Literal["png", "jpg", "webp", "tiff"]
 
@@ -68,6 +70,20 @@ class Made:
     timings: Mapping[str, float] = field(default_factory=dict)
 
 
+class Notes(list[str]):
+    """What is to be said of a file that was read: what was not taken from it, and what may be off."""
+
+    def append(self, text: str) -> None:
+        """Add a note, without what concerns the command line, as plain text of one line."""
+        super().append(one_line(text).partition("; --")[0].rstrip("."))
+
+    @property
+    def header(self) -> dict[str, str]:
+        """The header that says them, if there are any."""
+        text = "; ".join(self)[:1000].encode("latin-1", "replace").decode("latin-1")
+        return {"FaithEIR-Warning": text} if self else {}
+
+
 class Service:
     """One pipeline per model, and a bounded number of pictures at once on them. For one event loop."""
 
@@ -95,11 +111,16 @@ class Service:
         self.slots = Slots(self.share.workers, "model", partial(torch.set_num_threads, self.share.threads))
         # Codecs search for long and need no model: one photograph at a time, beside the models.
         self.aside = Slots(1, "codecs", partial(torch.set_num_threads, 1))
+        # What a thumbnail says is known at once.
+        self.reading = Slots(1, "reading")
+        self._all = (self.slots, self.aside, self.reading)
         self.metrics = Metrics(
-            lambda: self.slots.waiting + self.aside.waiting,
-            lambda: self.slots.running + self.aside.running,
+            lambda: sum(slots.waiting for slots in self._all),
+            lambda: sum(slots.running for slots in self._all),
             lambda: self.held,
         )
+        #: Results that are known beforehand, by their entity tags.
+        self.prepared: dict[str, Made] = {}
 
     def load(self) -> None:
         """Load the models. Raises ModelError, ConfigError or DeviceError; ProblemError where two have one name."""
@@ -107,6 +128,29 @@ class Service:
             pipeline = FaithEIRPipeline.from_pretrained(source, **self._options)
             self.pipelines[pipeline.name] = pipeline
         self.ready = True
+
+    def check_ready(self) -> None:
+        """Raise Problem (503) where no work is taken."""
+        if self.closing:
+            raise Problem(503, "This server is closing; try again in a moment.", retry_after=5)
+        if not self.ready:
+            raise Problem(503, "This server is loading its models; try again in a moment.", retry_after=2)
+
+    async def prepare(self, photograph: bytes) -> None:
+        """Have the thumbnail of the page's example ready, and its picture, as the page asks for them at first."""
+        pipeline, errand = self.pipeline(None), Errand()
+        self.errands.add(errand)
+        try:
+            make = partial(self.make_thumbnail, photograph, errand, pipeline=pipeline, suffix=DEFAULT_FORMAT)
+            thumbnail = await self.slots.run(errand, make)
+            self.prepared[self.etag(photograph, "thumbnail", pipeline.name, DEFAULT_FORMAT, None)] = thumbnail
+            restore = partial(self.make_picture, thumbnail.data, errand, model=pipeline.name, suffix="jpg")
+            picture = await self.slots.run(errand, restore)
+            self.prepared[self.etag(thumbnail.data, "picture", pipeline.name, "jpg", None, None)] = picture
+        except (FaithEIRError, MemoryError, OSError, RuntimeError):
+            return  # then it is made when it is asked for, and what is wrong is said there
+        finally:
+            self.errands.discard(errand)
 
     def close(self) -> None:
         """Refuse what comes and what waits; what runs goes on."""
@@ -118,8 +162,8 @@ class Service:
 
     def end(self) -> None:
         """Let go of the threads, once nothing runs."""
-        self.slots.close()
-        self.aside.close()
+        for slots in self._all:
+            slots.close()
 
     # Models.
 
@@ -170,16 +214,17 @@ class Service:
     def make_thumbnail(
         self,
         data: bytes,
-        pipeline: FaithEIRPipeline,
-        suffix: ThumbnailFormat,
-        quality: int | None,
         errand: Errand,
         waited: float = 0,
+        *,
+        pipeline: FaithEIRPipeline,
+        suffix: ThumbnailFormat,
+        quality: int | None = None,
     ) -> Made:
         """The thumbnail file of a photograph's file."""
-        timings = {"wait": waited}
+        timings, notes = {"wait": waited}, Notes()
         with self.metrics.stage("decode", timings):
-            picture = self._photograph(data)
+            picture = self._decoded(decode_untrusted, data, notes)
         errand.check()
         with self.metrics.stage("model", timings):
             thumbnail = pipeline.downscale_picture(picture, callback=errand.check)
@@ -192,23 +237,25 @@ class Service:
             "FaithEIR-Model": pipeline.name,
             "FaithEIR-Size": f"{small.width}x{small.height}",
             "FaithEIR-Original-Size": f"{picture.width}x{picture.height}",
+            **notes.header,
         }
         return Made(encoded, MEDIA_TYPES[suffix], about, timings)
 
     def make_picture(
         self,
         data: bytes,
-        model: str | None,
-        suffix: PictureFormat,
-        quality: int | None,
-        fidelity: float | None,
         errand: Errand,
         waited: float = 0,
+        *,
+        model: str | None,
+        suffix: PictureFormat,
+        quality: int | None = None,
+        fidelity: float | None = None,
     ) -> Made:
         """The picture of a thumbnail's file."""
-        timings = {"wait": waited}
+        timings, notes = {"wait": waited}, Notes()
         with self.metrics.stage("decode", timings):
-            thumbnail = self._thumbnail(data)
+            thumbnail = self._decoded(decode_untrusted_thumbnail, data, notes)
         pipeline = self.restorer(thumbnail, model)
         self._check_size(thumbnail, pipeline)
         errand.check()
@@ -218,19 +265,24 @@ class Service:
         with self.metrics.stage("encode", timings):
             encoded = encode_picture(picture, suffix, quality=quality)
         self.metrics.worked("picture", picture.width * picture.height)
-        about = {"FaithEIR-Model": pipeline.name, "FaithEIR-Size": f"{picture.width}x{picture.height}"}
         info = thumbnail.info
         if info is not None and info.weights != pipeline.weights:
-            about["FaithEIR-Warning"] = (
-                f"made by weights {info.weights}, restored by {pipeline.weights} of {pipeline.name}: "
+            notes.append(
+                f"it was made by weights {info.weights} and is restored by {pipeline.weights} of {pipeline.name}: "
                 "details and colours may be off"
             )
+        about = {
+            "FaithEIR-Model": pipeline.name,
+            "FaithEIR-Size": f"{picture.width}x{picture.height}",
+            **notes.header,
+        }
         return Made(encoded, MEDIA_TYPES[suffix], about, timings)
 
     def describe(self, data: bytes) -> dict[str, Any]:
         """What a thumbnail's file says."""
+        notes = Notes()
         with self.metrics.stage("decode"):
-            thumbnail = self._thumbnail(data)
+            thumbnail = self._decoded(decode_untrusted_thumbnail, data, notes)
         picture, info = thumbnail.picture, thumbnail.info
         said: dict[str, Any] = {
             "width": picture.width,
@@ -239,6 +291,7 @@ class Service:
             "alpha": picture.alpha is not None,
             "made_by": None,
             "restored_by": None,
+            "warnings": list(notes),
         }
         if info is not None:
             said["made_by"] = {
@@ -255,22 +308,17 @@ class Service:
     def compare(self, data: bytes, scale: int, budget: int, errand: Errand) -> Iterator[Rival]:
         """What other systems give for as many bytes, one after the other."""
         with self.metrics.stage("decode"):
-            photograph = self._photograph(data)
+            photograph = self._decoded(decode_untrusted, data, Notes())
         for rival in rivals(photograph.rgb, budget, scale, errand.check):
             yield rival
             errand.check()
 
     # What was sent is decoded in a process of its own, which can be killed.
 
-    def _photograph(self, data: bytes) -> Picture:
+    def _decoded(self, decode: Callable[..., T], data: bytes, notes: "Notes") -> T:
         limits = self.limits
-        return decode_untrusted(data, name="the photograph", max_pixels=limits.pixels, seconds=limits.decode_seconds)
-
-    def _thumbnail(self, data: bytes) -> Thumbnail:
-        limits = self.limits
-        return decode_untrusted_thumbnail(
-            data, name="the thumbnail", max_pixels=limits.pixels, seconds=limits.decode_seconds
-        )
+        name = "the photograph" if decode is decode_untrusted else "the thumbnail"
+        return decode(data, name=name, max_pixels=limits.pixels, seconds=limits.decode_seconds, tell=notes.append)
 
     def _check_size(self, thumbnail: Thumbnail, pipeline: FaithEIRPipeline) -> None:
         small = thumbnail.picture
