@@ -475,10 +475,11 @@ def create_app(service: Service, access: Access | None = None, *, example: bool 
             tag = service.etag(data, *task.settings)
             if here.matches(tag):
                 return unchanged(tag)
-            made = service.prepared.get(tag)
-            if made is None:
-                made = await here.run(partial(task.make, data, here.errand))
-            return file(made, tag)
+
+            def make(waited: float) -> Made:
+                return service.prepared.get(tag) or task.make(data, here.errand, waited)
+
+            return file(service.prepared.get(tag) or await here.run(make), tag)
 
     @app.post(
         "/v1/thumbnails/describe",

@@ -17,6 +17,7 @@ export class Stage {
   panes = [];
   #pointers = new Map();
   #grip = null;
+  #whole = false;         // as of the last placing
 
   /** `area`: the element with the panes. `limits`: () => [least, most] zoom. `onplace`: called after each change. */
   constructor(area, limits, onplace = () => {}) {
@@ -26,7 +27,10 @@ export class Stage {
     }
     area.addEventListener("keydown", (event) => this.onKey(event));
     area.addEventListener("wheel", (event) => this.#onWheel(event), { passive: false });
-    new ResizeObserver(() => this.place()).observe(area);
+    new ResizeObserver(() => {
+      if (this.#whole) this.zoom = this.fitting();  // all of it is seen still
+      this.place();
+    }).observe(area);
   }
 
   /** Width and height of the part shown, in pixels of the picture. */
@@ -89,7 +93,8 @@ export class Stage {
       pane.place(this);
       pane.divide(this.split);
     }
-    this.area.classList.toggle("whole", this.whole);
+    this.#whole = this.whole;
+    this.area.classList.toggle("whole", this.#whole);
     this.onplace();
   }
 

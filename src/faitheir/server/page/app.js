@@ -178,6 +178,7 @@ function update(item, state = item.state) {
   item.stop.hidden = !busy;
   item.show.hidden = !item.restored;
   at("cancel-all").hidden = !items.some((other) => BUSY.includes(other.state));
+  at("download-all").hidden = items.length < 2;
   at("download-all").disabled = !items.some((other) => other.restored);
   const over = items.filter((other) => !BUSY.includes(other.state)).length;
   at("queue-heading").textContent = items.length > 1 ? `Pictures (${number(over)} of ${number(items.length)})` : "Pictures";
@@ -216,6 +217,7 @@ async function work(item) {
       { body: item.original, signal, waiting: () => update(item, "queued") });
     item.thumbnail = await response.blob();
     item.model = response.headers.get("FaithEIR-Model");
+    item.note = response.headers.get("FaithEIR-Warning");
     update(item, "up");
   } else if (!item.restorer) {
     // Whose thumbnail it is, the file says; where it says nothing, the page does.
@@ -346,11 +348,15 @@ function panes(item) {
 
 function facts(item) {
   const rows = [];
-  const ratio = (a, b) => (a >= b ? `${number(a / b, a / b < 10 ? 1 : 0)} times smaller` : `${number(b / a, 1)} times larger`);
+  at("gain").hidden = !item.original;
   if (item.original) {
-    rows.push(["Original", `${bytes(item.original.size)}, ${pixels(item.size)}`]);
-    rows.push(["Thumbnail", `${bytes(item.thumbnail.size)}, ${item.small ? pixels(item.small) : ""}`]);
-    rows.push(["", ratio(item.original.size, item.thumbnail.size)]);
+    const [large, small] = [item.original.size, item.thumbnail.size];
+    const ratio = Math.max(large / small, small / large);
+    const [gain, from] = at("gain").children;
+    gain.textContent = `${number(ratio, ratio < 10 ? 1 : 0)}× ${large >= small ? "fewer" : "more"} bytes`;
+    from.textContent = `${bytes(large)} → ${bytes(small)}`;
+    rows.push(["Original", `${bytes(large)}, ${pixels(item.size)}`]);
+    rows.push(["Thumbnail", `${bytes(small)}, ${item.small ? pixels(item.small) : ""}`]);
     rows.push(["Bits per pixel", number((8 * item.thumbnail.size) / (item.size[0] * item.size[1]), 4)]);
     const { psnr, ssim, error } = item.values ?? {};
     const wait = item.values ? "not available" : "…";
@@ -362,6 +368,7 @@ function facts(item) {
     rows.push(["Restored", pixels(item.size)]);
   }
   rows.push(["Model", item.restorer]);
+  if (item.note) rows.push(["Note", item.note]);
   if (item.warning) rows.push(["Caution", item.warning]);
   at("facts").replaceChildren(...rows.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]));
   at("fidelity-value").textContent = number(item.fidelity, 2);
@@ -373,7 +380,23 @@ function facts(item) {
     Object.assign(at(id), { href: address(item, key, blob), download: name });
   }
   at("compare").hidden = at("compare-hint").hidden = !item.original || item.rivals.length > 0;
+  offerAgain();
 }
+
+/** What was made already stays as it is; with other settings it is made once more, beside it. */
+function offerAgain() {
+  const changed = [["model", "model"], ["thumbnail-format", "format"], ["picture-format", "picture"]].some(
+    ([id, key]) => shown && at(id).value !== shown[key]);
+  at("again").hidden = !shown?.original || !changed;
+  at("again").textContent = shown ? `Make ${shown.name} again` : "";
+}
+for (const id of ["model", "thumbnail-format", "picture-format"]) at(id).addEventListener("change", offerAgain);
+at("again").addEventListener("click", () => {
+  const file = shown.original;
+  shown = null;  // the new one is shown once it is there
+  at("again").hidden = true;
+  add([file], "photograph");
+});
 
 let turning = null;
 at("fidelity").addEventListener("input", () => {
@@ -436,8 +459,12 @@ for (const [id, kind] of [["photographs", "photograph"], ["camera", "photograph"
   });
 }
 at("example").addEventListener("click", async () => {
-  const response = await ask("/assets/example.jpg");
-  add([new File([await response.blob()], "example.jpg", { type: "image/jpeg" })], "photograph");
+  try {
+    const response = await ask("/assets/example.jpg");
+    add([new File([await response.blob()], "example.jpg", { type: "image/jpeg" })], "photograph");
+  } catch (error) {
+    say(error.message);
+  }
 });
 document.addEventListener("paste", (event) => {
   const files = [...event.clipboardData.files].filter(({ type }) => type.startsWith("image/"));
