@@ -26,13 +26,14 @@ from PIL import Image
 import faitheir
 from command import refused
 from conftest import save_tiny_model
+from faitheir.containers import get_private, put_private
 from faitheir.errors import ConfigError, ServerError
 from faitheir.evaluation.metrics import psnr, ssim
-from faitheir.images import encode_picture, read_picture
+from faitheir.images import PictureWarning, encode_picture, read_picture
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.server.app import Access
 from faitheir.server.quota import available_cores, share
-from faitheir.server.service import Limits
+from faitheir.server.service import Limits, Made
 from faitheir.thumbnail import Thumbnail
 from serving import Gate, Server, form, running, tiny_models
 from tiny import model_config
@@ -173,6 +174,25 @@ def test_results_of_a_batch_come_one_by_one(server: Server, jpeg: bytes) -> None
         while b'"index": 0' not in seen:
             seen += connection.recv(65536)
         assert b'"index": 2' not in seen
+
+
+def test_what_is_not_taken_from_a_file_is_told(server: Server, photo: Callable[..., Path]) -> None:
+    frames = [Image.open(photo(f"{seed}.png", 64, 48, seed=seed)) for seed in (1, 2)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    said = "several frames or pages are in this file, and only the first is read"
+    made = server.post("/v1/thumbnails", file.getvalue())
+    assert made.headers["faitheir-warning"] == said  # nothing of the command line's options
+    (line,) = server.send("/v1/batches/thumbnails", [("a.gif", file.getvalue())]).lines
+    assert line["about"]["FaithEIR-Warning"] == said
+    client = faitheir.Client(server.url)
+    with pytest.warns(PictureWarning, match=f"^{said}$"):
+        client.downscale(file.getvalue())
+    # A thumbnail that was cropped since.
+    cropped = put_private(photo("small.png", 3, 2).read_bytes(), *get_private(made.body))
+    assert "metadata is damaged" in server.post("/v1/pictures", cropped).headers["faitheir-warning"]
+    assert "metadata is damaged" in client.describe(cropped)["warnings"][0]
+    assert "faitheir-warning" not in server.post("/v1/pictures", made.body).headers
 
 
 def test_rivals_get_the_same_bytes(server: Server, photo: Callable[..., Path]) -> None:
@@ -606,30 +626,28 @@ def test_nothing_that_was_sent_is_written_to_a_file(models: list[Path]) -> None:
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
-def test_sigterm_finishes_what_runs_and_refuses_the_rest(models: list[Path], photo: Callable[..., Path]) -> None:
+def test_sigterm_finishes_what_runs_and_refuses_the_rest(models: list[Path]) -> None:
     command = [sys.executable, "-m", "faitheir", "serve", "--port", "0", "--model", str(models[0]), "--tile", "512"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1])  # type: ignore[index]
-        data = photo("large.png", 3000, 2000).read_bytes()
-        head = f"POST /v1/thumbnails HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n\r\n".encode()
-        connections = [socket.create_connection(("127.0.0.1", port), timeout=120) for _ in range(2)]
-        for connection in connections:
-            connection.sendall(head + data)
-            time.sleep(0.3)
-        time.sleep(1.5)
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())[1])  # type: ignore[index]
+        data = encode_picture(read_like(500, 400), "png")
+        body, kind = form([("a.png", data)] * 12)
+        head = f"POST /v1/batches/thumbnails HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
+        batch = socket.create_connection(("127.0.0.1", port), timeout=120)
+        batch.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        said = b""
+        while b"\n{" not in said:  # the first file is done, and the next one begun
+            said += batch.recv(65536)
         process.send_signal(signal.SIGTERM)
-
-        def answer(connection: socket.socket) -> bytes:
-            said = b""
-            while part := connection.recv(65536):
-                said += part
-            return said
-
-        first, second = map(answer, connections)
-        assert first.startswith(b"HTTP/1.1 200 ")
-        assert second.startswith((b"HTTP/1.1 503 ", b"HTTP/1.1 200 "))  # 200 where the first was done by then
+        while part := batch.recv(65536):
+            said += part
+        answers = [json.loads(line) for line in said.splitlines() if line.startswith(b"{")]
+        done = [line["index"] for line in answers if "data" in line]
+        refused = [line["index"] for line in answers if line.get("problem", {}).get("status") == 503]
+        assert done + refused == [*range(12)]
+        assert 1 <= len(done) < 12
+        assert "closing" in answers[-1]["problem"]["detail"]
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == (0, "")
     with pytest.raises(OSError):  # noqa: PT011 (refused, or reset)
@@ -651,6 +669,33 @@ def test_a_closing_server_refuses_what_waits(
         assert "closing" in waits.result().detail
         gate.open.set()
         assert runs.result().status == 200
+
+
+def test_a_client_that_does_not_read_is_not_waited_for_forever(models: list[Path]) -> None:
+    with running(models[:1], limits=Limits(seconds=3)) as server:
+        tag = server.service.etag(b"thumbnail", "picture", None, "png", None, None)
+        server.service.prepared[tag] = Made(bytes(32 << 20), "image/png", {})
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(b"POST /v1/pictures HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nthumbnail")
+            server.until(lambda service: service.held > 10 << 20)  # what is not read yet counts as held
+            server.until(lambda service: service.held == 0)
+        assert server.get("/v1/ready").status == 200
+
+
+def test_the_example_is_ready_before_it_is_asked_for(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(models[:1], example=True) as server:
+        server.until(lambda service: len(service.prepared) == 2)
+        (pipeline,) = server.service.pipelines.values()
+        monkeypatch.setattr(pipeline.model, "project", None)
+        monkeypatch.setattr(pipeline.model, "upscale", None)
+        example = server.get("/assets/example.jpg").body
+        thumbnail = server.post("/v1/thumbnails?model=tiny-x16&format=png", example)
+        assert thumbnail.headers["faitheir-original-size"] == "600x400"
+        picture = server.post("/v1/pictures?format=jpg&model=tiny-x16", thumbnail.body)
+        assert opened(picture.body).size == (600, 400)
+        assert server.post("/v1/thumbnails", example + b"\0").status == 500  # anything else is worked on
 
 
 def test_a_server_that_still_loads_says_so(models: list[Path], jpeg: bytes) -> None:

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, overload
 from urllib.error import HTTPError, URLError
@@ -26,7 +27,7 @@ from faitheir.arguments import (
     as_thumbnail,
 )
 from faitheir.errors import ConfigError, ServerError, why
-from faitheir.images import UInt8Array, encode_picture
+from faitheir.images import PictureWarning, UInt8Array, encode_picture
 from faitheir.storage import open_file
 from faitheir.thumbnail import Thumbnail, ThumbnailFormat
 
@@ -81,8 +82,8 @@ class Client:
         """The thumbnail of a photograph, or a list of them for a list or a batch: see ``FaithEIRPipeline.downscale``.
 
         A file is sent as it is, anything else as a PNG. ``format``, ``quality``: in which the thumbnail travels, PNG
-        without loss by default; the thumbnail is what a lossy file gives. Raises ServerError where the server refuses
-        or cannot be reached, with its sentence.
+        without loss by default; the thumbnail is what a lossy file gives. A PictureWarning says what the server did
+        not take from the file. Raises ServerError where the server refuses or cannot be reached, with its sentence.
         """
         if (many := as_many(image)) is not None:
             return [self.downscale(item, format=format, quality=quality) for item in many]
@@ -143,6 +144,8 @@ class Client:
             left = deadline - time.monotonic()
             try:
                 with self._opener.open(Request(address, data, headers), timeout=max(0.01, left)) as response:
+                    if text := response.headers.get("FaithEIR-Warning"):
+                        warnings.warn(text, PictureWarning, stacklevel=3)
                     return bytes(response.read())
             except HTTPError as error:
                 with error:

@@ -99,7 +99,7 @@ class Slots:
             self._free.release()
             raise
         self.running += 1
-        future.add_done_callback(lambda _: self._done())
+        future.add_done_callback(self._done)
         try:
             # A thread cannot be cancelled: the place is held until the work has noticed.
             return await errand.unless_stopped(asyncio.shield(future))
@@ -107,7 +107,9 @@ class Slots:
             errand.stop("gone")
             raise
 
-    def _done(self) -> None:
+    def _done(self, future: "asyncio.Future[Any]") -> None:
+        if not future.cancelled():
+            future.exception()  # nobody may be waiting for it any more: it is not for the log then
         self.running -= 1
         self._free.release()
 
