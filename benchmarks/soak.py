@@ -36,7 +36,7 @@ def sample(pid: int, temporary: Path) -> tuple[float, int, int, int]:
     return int(values["VmRSS"]) / 1024, descriptors, int(values["Threads"]), files
 
 
-def requests(port: int, photographs: list[bytes]) -> Iterator[Callable[[], None]]:
+def requests(port: int, photographs: list[bytes]) -> Iterator[Callable[[], object]]:
     """What clients do, over and over."""
 
     def post(path: str, body: bytes, kind: str = "application/octet-stream", status: int = 200) -> bytes:

@@ -479,7 +479,8 @@ def create_app(service: Service, access: Access | None = None, *, example: bool 
             def make(waited: float) -> Made:
                 return service.prepared.get(tag) or task.make(data, here.errand, waited)
 
-            return file(service.prepared.get(tag) or await here.run(make), tag)
+            made = service.prepared.get(tag)
+            return file(await here.run(make) if made is None else made, tag)
 
     @app.post(
         "/v1/thumbnails/describe",
