@@ -69,18 +69,32 @@ def flip(path: Path) -> None:
 FILES = ["state.safetensors", "state.json", "manifest.json", "model/model.safetensors", "model/config.json"]
 
 
-@pytest.fixture
-def broken(recipe: Recipe, tmp_path: Path) -> Path:
-    """A run of six steps that was stopped by the loss of its last checkpoints: it has those of steps 2 and 4."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path, network: Path) -> Path:
+    """Holds "whole", a run of six steps, and "broken", the same that was stopped after step 4; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = Recipe(folder, photos, network)
     train(recipe("whole", val_every=0), log=quiet)
     train(recipe("broken", val_every=0, steps=4), log=quiet)
-    return tmp_path / "broken"
+    return folder
+
+
+@pytest.fixture
+def whole(trained: Path) -> Path:
+    """A run of six steps, not to be changed."""
+    return trained / "whole"
+
+
+@pytest.fixture
+def broken(trained: Path, tmp_path: Path) -> Path:
+    """A run of six steps that was stopped by the loss of its last checkpoints: it has those of steps 2 and 4."""
+    return Path(shutil.copytree(trained / "broken", tmp_path / "broken"))
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("hurt", [flip, Path.unlink, lambda path: path.write_bytes(b"")])
 def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_taken(
-    recipe: Recipe, broken: Path, name: str, hurt: Callable[[Path], Any]
+    recipe: Recipe, whole: Path, broken: Path, name: str, hurt: Callable[[Path], Any]
 ) -> None:
     first, newest = checkpoints(broken)
     hurt(newest / name)
@@ -91,7 +105,7 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_taken(
     assert str(newest) in warnings[0]
     assert name == "manifest.json" or Path(name).name in warnings[0]  # a manifest may be wrong about any file
     assert f"resumed from {first}" in lines
-    assert log_of(broken) == log_of(broken.parent / "whole")
+    assert log_of(broken) == log_of(whole)
     assert all(damage(checkpoint) is None for checkpoint in checkpoints(broken))
 
 
@@ -113,19 +127,18 @@ def test_a_checkpoint_of_another_configuration_is_refused(recipe: Recipe) -> Non
         assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_finished_run_that_is_asked_for_more_steps_trains_on(recipe: Recipe, tmp_path: Path) -> None:
-    train(recipe("whole", val_every=0), log=quiet)
+def test_a_finished_run_that_is_asked_for_more_steps_trains_on(recipe: Recipe, whole: Path, tmp_path: Path) -> None:
     first = train_stages([recipe("run", val_every=0, steps=4)], log=quiet)
     before = load_model(first)[0].state_dict()
     lines: list[str] = []
     train_stages([recipe("run", val_every=0, steps=4)], resume="auto", log=lines.append)
     assert lines == [f"{tmp_path / 'run'} is finished already"]
     last = train_stages([recipe("run", val_every=0)], resume="auto", log=quiet)
-    assert log_of(tmp_path / "run") == log_of(tmp_path / "whole")
+    assert log_of(tmp_path / "run") == log_of(whole)
     after = load_model(last)[0].state_dict()
-    whole = load_model(tmp_path / "whole" / "model")[0].state_dict()
+    expected = load_model(whole / "model")[0].state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in after)
-    assert all(torch.equal(whole[name], after[name]) for name in after)
+    assert all(torch.equal(expected[name], after[name]) for name in after)
 
 
 def test_a_best_model_that_is_lost_is_replaced(tmp_path: Path) -> None:
@@ -192,9 +205,10 @@ def test_a_disk_that_is_full_at_any_point_of_a_checkpoint(tmp_path: Path) -> Non
     assert [step_of(checkpoint) for checkpoint in checkpoints(tmp_path)] == [2]
 
 
-def test_a_disk_that_is_full_in_training(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_in_training(
+    recipe: Recipe, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The log does not fit: the run's folder is named, and once there is room the run goes on."""
-    train(recipe("whole", val_every=0), log=quiet)
     real = Path.open
     lines = 0
 
@@ -212,7 +226,7 @@ def test_a_disk_that_is_full_in_training(recipe: Recipe, tmp_path: Path, monkeyp
     assert str(caught.value).startswith(str(tmp_path / "run"))
     monkeypatch.undo()
     train(recipe("run", val_every=0), resume="auto", log=quiet)
-    assert log_of(tmp_path / "run") == log_of(tmp_path / "whole")
+    assert log_of(tmp_path / "run") == log_of(whole)
 
 
 def test_a_run_folder_that_cannot_be_one(recipe: Recipe, tmp_path: Path) -> None:
