@@ -20,8 +20,8 @@ from pathlib import Path
 
 #: What counts as a failure besides an error that is not allowed.
 MOST_SECONDS, MOST_BYTES = 20.0, 10**9
-#: Inputs of one process: a fresh one now and then finds what state hides.
-PORTION = 2000
+#: Inputs of one process for each of a target's shares: a fresh one now and then finds what state hides.
+PORTION = 200
 
 
 def made(name: str, seed: int, number: int, pool: list[bytes]) -> bytes:
@@ -127,7 +127,7 @@ def portion(name: str, seed: int, first: int, last: int, tally: Tally) -> None:
 
 def main() -> None:
     """The command."""
-    from targets import TARGETS, keep
+    from targets import SHARES, TARGETS, USUAL_SHARE, keep
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, help="in all; shared among the targets [default: 10000]")
@@ -140,8 +140,7 @@ def main() -> None:
     if options.atheris:
         return with_atheris(options.atheris)
     names = options.targets.split(",")
-    # Pictures and thumbnails come from strangers most often, and have most code behind them.
-    shares = {name: 4 if name in ("picture", "thumbnail") else 1 for name in names}
+    shares = {name: SHARES.get(name, USUAL_SHARE) for name in names}
     tallies, done = {name: Tally() for name in names}, dict.fromkeys(names, 0)
     end = time.monotonic() + options.minutes * 60 if options.minutes else None
     total = options.inputs or (None if end else 10_000)

@@ -205,3 +205,23 @@ def checkpoint_files() -> dict[str, bytes]:
         files = sorted(path for path in made.rglob("*") if path.is_file())
         paths = {path.relative_to(made).as_posix(): path.read_bytes() for path in files}
     return {name.replace("/", "-"): name.encode() + b"\0" + content for name, content in paths.items()}
+
+
+def requests() -> dict[str, bytes]:
+    """Requests to the server: a line with method and address, headers, an empty line, the body."""
+    photograph = io.BytesIO()
+    levels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(photograph, "JPEG")
+    data = photograph.getvalue()
+    part = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n' + data + b"\r\n"
+    kind, form = b"Content-Type: multipart/form-data; boundary=edge\r\n", part + b"--edge--\r\n"
+    thumbnail = Thumbnail(Picture(levels), INFO).encode("webp")
+    made = {
+        "thumbnail": (b"POST /v1/thumbnails?format=webp&quality=80", b"", data),
+        "thumbnail-form": (b"POST /v1/thumbnails?model=tiny", kind, form),
+        "picture": (b"POST /v1/pictures?format=jpg&quality=90&model=tiny", b"", thumbnail),
+        "describe": (b"POST /v1/thumbnails/describe", b"", thumbnail),
+        "batch": (b"POST /v1/batches/thumbnails", kind, part + form),
+        "openapi": (b"GET /v1/openapi.json", b"Host: localhost\r\n", b""),
+    }
+    return {name: line + b"\r\n" + head + b"\r\n" + body for name, (line, head, body) in made.items()}

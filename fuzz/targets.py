@@ -3,15 +3,19 @@
 Those that need torch import it themselves: the memory of the others is measured without it.
 """
 
+import asyncio
 import binascii
 import functools
 import hashlib
+import importlib.util
 import io
+import json
 import struct
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import seeds
 
@@ -85,6 +89,58 @@ def checkpoint(data: bytes) -> None:
         path.write_bytes(before)
 
 
+def request(data: bytes) -> None:
+    """A request to the server: a line with method and address, headers, an empty line, the body."""
+    from urllib.parse import unquote
+
+    from faitheir.server.problem import Problem
+
+    head, _, body = data.partition(b"\r\n\r\n")
+    line, *fields = head.split(b"\r\n")
+    method, address, *_ = [*line.split(b" "), b""]
+    path, _, query = address.partition(b"?")
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "root_path": "",
+        "method": method.decode("latin-1").upper(),
+        "path": unquote(path.decode("latin-1")),
+        "raw_path": path,
+        "query_string": query,
+        "headers": [(key.strip().lower(), value.strip()) for key, _, value in (f.partition(b":") for f in fields)],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
+    status, answer = _loop().run_until_complete(_ask(scope, body))
+    if status >= 400:
+        raise Problem(status, json.loads(answer)["detail"])
+
+
+async def _ask(scope: dict[str, Any], body: bytes) -> tuple[int, bytes]:
+    """What the server answers; what its handlers do not expect is raised here."""
+    gone, sent, answer = asyncio.Event(), False, [b""]
+    status = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal sent
+        if not sent:
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        nonlocal status
+        status = message.get("status", status)
+        answer.append(message.get("body", b""))
+
+    await _app()(scope, receive, send)
+    gone.set()
+    return status, b"".join(answer)
+
+
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], dict[str, bytes]]]] = {
     "picture": (picture, seeds.pictures),
     "thumbnail": (thumbnail, seeds.thumbnails),
@@ -93,6 +149,13 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], dict[str, bytes]]
     "results": (results, seeds.results),
     "checkpoint": (checkpoint, seeds.checkpoint_files),
 }
+if importlib.util.find_spec("fastapi"):
+    TARGETS["request"] = request, seeds.requests
+
+#: How often a target has its turn. Pictures and thumbnails come from strangers most often, and have most code behind
+#: them; a request takes a process of its own, and what is in it is mostly one of these.
+SHARES = {"picture": 40, "thumbnail": 40, "request": 1}
+USUAL_SHARE = 10
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -131,6 +194,24 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 def _folder() -> Path:
     return Path(_temporary().name)
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    return asyncio.new_event_loop()
+
+
+@functools.cache
+def _app() -> Any:
+    """The server's application, with the small model in it."""
+    from faitheir.models import save_model
+    from faitheir.server.app import create_app
+    from faitheir.server.service import Limits, Service
+
+    save_model(_folder() / "tiny", *seeds.small_model())
+    service = Service([_folder() / "tiny"], limits=Limits(pixels=1_000_000, files=8, decode_seconds=10))
+    service.load()
+    return create_app(service)
 
 
 @functools.cache

@@ -708,7 +708,7 @@ class _DeepTiff(ImageFile.ImageFile):
         width, height = self.size
         channels = len(self.mode) if self.mode != "La" else 2
         levels, pixels = _Levels(), np.zeros((height, width, channels), np.uint8)
-        for segment, (plane, _, top, left, _), _ in page.segments(maxworkers=1):
+        for segment, (plane, _, top, left, _), _ in page.segments(maxworkers=1, buffersize=1 << 22):
             if segment is None:
                 continue
             values = levels(segment[0])[: height - top, : width - left]
