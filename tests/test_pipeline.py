@@ -399,9 +399,9 @@ def test_the_embedded_model_on_a_photograph(tmp_path: Path) -> None:
     photo = read_picture(COFFEE)
     outputs = (tmp_path / "t.png", tmp_path / "r.png", tmp_path / "s.png")
     figures = round_trip(FaithEIRPipeline.from_pretrained(), photo, outputs).figures
-    assert figures.psnr > figures.psnr_bicubic + 0.5
-    assert figures.psnr_thumbnail > 28
-    assert figures.bits_per_pixel < 0.1
+    assert figures["psnr"] > figures["psnr_bicubic"] + 0.5
+    assert figures["psnr_thumbnail"] > 28
+    assert figures["bits_per_pixel"] < 0.1
 
 
 def test_saved_again_it_is_the_same_model(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Errors a user can meet. Each carries one sentence: what is wrong, in which file, what to do."""
 
+import contextlib
 import errno
+from collections.abc import Iterator
 from typing import Any
 
 #: Nothing more can be written to this disk, whatever the file.
@@ -41,6 +43,15 @@ class DeviceError(FaithEIRError):
 
 class MissingDependencyError(FaithEIRError):
     """A feature needs an optional extra that is not installed."""
+
+
+@contextlib.contextmanager
+def needs(sentence: str) -> Iterator[None]:
+    """Around the import of an optional package: where it is missing, MissingDependencyError with that sentence."""
+    try:
+        yield
+    except ImportError:
+        raise MissingDependencyError(sentence) from None
 
 
 class ServerError(FaithEIRError):

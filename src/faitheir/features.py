@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from faitheir.errors import MissingDependencyError, ModelError
+from faitheir.errors import ModelError, needs
 
 FeatureName = Literal["alexnet", "efficientnet_lite0", "squeezenet", "taesana", "vgg16"]
 LPIPSName = Literal["alex", "vgg"]
@@ -281,12 +281,8 @@ def torchvision_state(name: Literal["alexnet", "vgg16"], weights: str | Path | N
 
 
 def _torchvision(name: str) -> Any:
-    try:
+    with needs(f"The feature network '{name}' needs torchvision: pip install torchvision."):
         import torchvision
-    except ImportError:
-        raise MissingDependencyError(
-            f"The feature network '{name}' needs torchvision: pip install torchvision."
-        ) from None
     return torchvision
 
 
@@ -342,10 +338,8 @@ def load_lpips(net: LPIPSName, weights: str | Path | None) -> LPIPS:
     convolutions are used); None lets torchvision fetch it. Raises ModelError or MissingDependencyError.
     """
     name: Literal["alexnet", "vgg16"] = "alexnet" if net == "alex" else "vgg16"
-    try:
+    with needs("LPIPS needs the package lpips: pip install 'faitheir[eval]'."):
         import lpips
-    except ImportError:
-        raise MissingDependencyError("LPIPS needs the package lpips: pip install 'faitheir[eval]'.") from None
     state = torchvision_state(name, weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips asks torchvision for a network without weights in an old way

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin, _imaging, features
 
 from faitheir import containers
-from faitheir.errors import ImageError, MissingDependencyError, why
+from faitheir.errors import ImageError, MissingDependencyError, needs, why
 from faitheir.storage import PathLike, open_file, write_atomic
 
 UInt8Array = NDArray[np.uint8]
@@ -694,13 +694,11 @@ class _DeepTiff(ImageFile.ImageFile):
         return image.load()
 
     def _tifffile(self) -> Any:
-        try:
+        with needs(
+            f"{self.name}: a TIFF of this kind needs tifffile and imagecodecs; pip install 'faitheir[formats]'."
+        ):
             import imagecodecs  # noqa: F401  # tifffile's decoders
             import tifffile
-        except ImportError:
-            raise MissingDependencyError(
-                f"{self.name}: a TIFF of this kind needs tifffile and imagecodecs; pip install 'faitheir[formats]'."
-            ) from None
         return tifffile.TiffFile(self.fp, name=self.name)
 
     def _decode(self) -> Image.Image:

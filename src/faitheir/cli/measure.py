@@ -35,8 +35,8 @@ _measure_options = stack(
         "--weights",
         metavar="NETWORK=PATH",
         multiple=True,
-        help="Local weights file of a metric's network (alexnet, vgg16, inception, niqe, musiq, squeezenet), which its "
-        "library downloads otherwise. May be given several times.",
+        help="Local weights file of a metric's network: alexnet, vgg16, inception, musiq (its library downloads them "
+        "otherwise), niqe, squeezenet (only local). May be given several times.",
     ),
     click.option(
         "--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Number of patches measured at once."
@@ -252,7 +252,7 @@ def _conclude(results: "Sequence[SystemResult]", files: Sequence[Path], problems
 @click.option(
     "--scale",
     type=click.IntRange(2, 256),
-    help="Scale of the thumbnails of systems that are no models. [default: the target's scale, or 16]",
+    help="Scale of the thumbnails of systems that are not models. [default: the target's scale, or 16]",
 )
 @click.option(
     "--target",

@@ -1,7 +1,7 @@
 """`faitheir downscale`, `upscale` and `roundtrip`: batches of pictures through a model."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -27,7 +27,7 @@ from faitheir.images import ExifMode, Picture, frame_count, read_picture, write_
 from faitheir.thumbnail import Thumbnail
 
 if TYPE_CHECKING:
-    from faitheir.evaluation.roundtrip import Figures, RoundTrip
+    from faitheir.evaluation.roundtrip import RoundTrip
     from faitheir.pipeline import FaithEIRPipeline
 
 
@@ -190,14 +190,15 @@ def upscale(
     _batch(groups, prepare)
 
 
-def _figure_lines(figures: "Figures") -> list[str]:
-    ssim = "not defined below 11 x 11 pixels" if math.isnan(figures.ssim) else f"{figures.ssim:.4f}"
+def _figure_lines(figures: Mapping[str, float]) -> list[str]:
+    ssim = figures.get("ssim", math.nan)
     return [
-        f"  bits per pixel  {figures.bits_per_pixel:.4f}",
-        f"  restored        PSNR {figures.psnr:.2f} dB   SSIM {ssim}",
-        f"  bicubic         PSNR {figures.psnr_bicubic:.2f} dB, down and up at the same scale",
-        f"  thumbnail       PSNR {figures.psnr_thumbnail:.2f} dB against the bicubic thumbnail",
-        f"  seconds         {figures.seconds_down:.2f} down   {figures.seconds_up:.2f} up",
+        f"  bits per pixel  {figures['bits_per_pixel']:.4f}",
+        f"  restored        PSNR {figures['psnr']:.2f} dB   SSIM "
+        + ("not defined below 11 x 11 pixels" if math.isnan(ssim) else f"{ssim:.4f}"),
+        f"  bicubic         PSNR {figures['psnr_bicubic']:.2f} dB, down and up at the same scale",
+        f"  thumbnail       PSNR {figures['psnr_thumbnail']:.2f} dB against the bicubic thumbnail",
+        f"  seconds         {figures['seconds_down']:.2f} down   {figures['seconds_up']:.2f} up",
     ]
 
 
@@ -234,7 +235,7 @@ def roundtrip(
     found = find_inputs(inputs, naming, recursive=recursive)
     frames = frame_count if all_frames else None
     groups = plan(found, naming, output=output, overwrite=overwrite, frames=frames)
-    measured: list[Figures] = []
+    measured: list[dict[str, float]] = []
 
     def prepare() -> Callable[[Job], str]:
         from faitheir.evaluation.roundtrip import round_trip
@@ -265,11 +266,11 @@ def roundtrip(
         return work
 
     def conclude() -> str | None:
-        from faitheir.evaluation.roundtrip import Figures
+        from faitheir.evaluation.results import means
 
         if len(measured) < 2:
             return None
-        return "\n".join([f"mean of {len(measured)} files", *_figure_lines(Figures.mean(measured))])
+        return "\n".join([f"mean of {len(measured)} files", *_figure_lines(means(measured))])
 
     _batch(groups, prepare, conclude, show_each=True)
 

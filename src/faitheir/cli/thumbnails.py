@@ -24,7 +24,7 @@ def thumbnail_options(prefix: str = "") -> Callable[[F], F]:
             "quality",
             metavar="0..100",
             type=click.IntRange(0, 100),
-            help="Quality of lossy thumbnails: webp (the default then), avif or jpg.",
+            help="Store thumbnails lossily, at this quality: as webp, unless the format is avif or jpg.",
         ),
         click.option("--lossless", is_flag=True, help="Store the thumbnail's pixels unchanged, in png or webp."),
         click.option(

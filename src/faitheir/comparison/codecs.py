@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from faitheir.errors import EvaluationError, MissingDependencyError
+from faitheir.errors import EvaluationError, MissingDependencyError, needs
 from faitheir.evaluation.metrics import psnr
 from faitheir.images import (
     SUFFIXES,
@@ -80,10 +80,8 @@ def jpegxl() -> Codec:
 
     Raises MissingDependencyError where imagecodecs is missing.
     """
-    try:
+    with needs("The codec 'jpegxl' needs imagecodecs: pip install 'faitheir[eval]'."):
         import imagecodecs
-    except ImportError:
-        raise MissingDependencyError("The codec 'jpegxl' needs imagecodecs: pip install 'faitheir[eval]'.") from None
 
     def encode(rgb: UInt8Array, quality: int) -> bytes:
         return bytes(imagecodecs.jpegxl_encode(rgb, distance=jpegxl_distance(quality), effort=7))

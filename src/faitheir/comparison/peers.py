@@ -16,7 +16,7 @@ import torch
 from faitheir.comparison.produce import Setting
 from faitheir.comparison.systems import Resampling
 from faitheir.devices import resolve_device
-from faitheir.errors import EvaluationError, MissingDependencyError, ModelError, one_line
+from faitheir.errors import EvaluationError, ModelError, needs, one_line
 from faitheir.evaluation.results import Output
 from faitheir.evaluation.store import Store, file_hash
 from faitheir.files import picture_files
@@ -89,12 +89,8 @@ class SuperResolution(Resampling):
 
 
 def _import_spandrel() -> Any:
-    try:
+    with needs("Super-resolution checkpoints need spandrel: pip install 'faitheir[eval]'."):
         import spandrel
-    except ImportError:
-        raise MissingDependencyError(
-            "Super-resolution checkpoints need spandrel: pip install 'faitheir[eval]'."
-        ) from None
     return spandrel
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from faitheir.comparison.curves import Line, labels, line_of, series
 from faitheir.comparison.tables import drawn_metrics, metric
-from faitheir.errors import EvaluationError, MissingDependencyError
+from faitheir.errors import EvaluationError, needs
 from faitheir.evaluation.results import SystemResult
 from faitheir.storage import write_atomic
 
@@ -33,12 +33,10 @@ def rate_distortion(
     are not drawn. ``ink``: the colour of text, axes and models. Raises EvaluationError where nothing can be drawn,
     MissingDependencyError without matplotlib.
     """
-    try:
+    with needs("Plots need matplotlib: pip install 'faitheir[eval]'."):
         import matplotlib as mpl
         from matplotlib.figure import Figure
         from matplotlib.ticker import FuncFormatter
-    except ImportError:
-        raise MissingDependencyError("Plots need matplotlib: pip install 'faitheir[eval]'.") from None
     names = drawn_metrics(results, metrics)
     if not names:
         raise EvaluationError("there is nothing to draw: no system has both bits per pixel and a ranked metric.")

@@ -6,21 +6,18 @@ edges. The worst and the best are embedded, up to a number of pictures and of by
 
 import base64
 import hashlib
-import html
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from tqdm import tqdm
 
 from faitheir.comparison.plots import inline_svg
 from faitheir.comparison.sheets import busiest
-from faitheir.comparison.tables import metric, metrics_of, shown, tables_of, to_html
+from faitheir.comparison.tables import metric, metrics_of, page, shown, tables_of
 from faitheir.errors import EvaluationError, ImageError, MissingDependencyError, StorageError
 from faitheir.evaluation.results import PictureResult, SystemResult
 from faitheir.images import Picture, UInt8Array, encode_picture, read_picture, resize_bicubic
@@ -63,33 +60,34 @@ def write_report(
     """
     measured = [result for result in results if result.kind != "published"]
     order = _order(measured, sort)
-    data, kept, left = _pictures(measured, order, metrics, pictures, max_bytes, progress)
-    script = _page("slider.js") + _page("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    count = len({picture.picture for result in measured for picture in result.pictures})
-    text = Template(_page("report.html")).substitute(
-        title=html.escape(title),
-        lead=f"{_count(len(measured), 'measured system')}, {_count(count, 'picture')}; made by FaithEIR {__version__}.",
-        style=_page("slider.css") + _page("report.css"),
+    data, others, broken = _pictures(measured, order, metrics, pictures, max_bytes, progress)
+    script = page("slider.js").render() + page("report.js").render()
+    try:
+        plots, problem = inline_svg(results, metrics), ""
+    except (EvaluationError, MissingDependencyError) as error:
+        plots, problem = "", str(error)
+    text = page("report.html").render(
+        title=title,
+        results=results,
+        measured=measured,
+        count=len({picture.picture for result in measured for picture in result.pictures}),
+        version=__version__,
         script=script,
-        script_hash=f"sha256-{digest}",
-        table="\n".join(to_html(t, f"note{i or ''}") for i, t in enumerate(tables_of(results, metrics))),
-        plots=_plots(results, metrics),
-        pictures=_browser(measured, order, kept, left),
-        about=_about(results),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        tables=tables_of(results, metrics),
+        plots=plots,
+        problem=problem,
+        order=order and f"{metric(order.metric).label} of {measured[order.system].system}",
+        others=others,
+        broken=broken,
+        kept=len(data["pictures"]),
+        quality=QUALITY,
+        side=SIDE,
         # "<" would end the element that holds it if "/script" followed.
         data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
     )
     # A file's name may hold bytes that are no text.
     write_atomic(path, text.encode(errors="backslashreplace"))
-
-
-def _page(name: str) -> str:
-    return (resources.files("faitheir.comparison") / "page" / name).read_text(encoding="utf-8")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _order(measured: Sequence[SystemResult], sort: str | None) -> _Order | None:
@@ -120,26 +118,26 @@ def _pictures(
     limit: int,
     max_bytes: int,
     progress: bool,
-) -> tuple[dict[str, Any], list[str], dict[str, str]]:
-    """The data for the page's script; the names of the pictures in it; those left out, with a reason if any."""
+) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """The data for the page's script; the pictures left out, each with its value; those not readable, and why."""
     named = [{picture.picture: picture for picture in result.pictures} for result in measured]
     kept: list[dict[str, Any]] = []
-    left: dict[str, str] = {}
-    spent, full = 0, False
+    others: dict[str, str] = {}
+    broken: dict[str, str] = {}
+    spent = 0
     for name in tqdm(_ranking(measured, order), desc="report", disable=None if progress else True):
-        if full or len(kept) >= limit:
-            left[name] = ""
+        if spent > max_bytes or len(kept) >= limit:
+            others[name] = _value(named, order, name)
             continue
         found = [pictures.get(name) for pictures in named]
         try:
             entry = _embed(name, found, measured)
         except (ImageError, StorageError) as error:
-            left[name] = str(error)
+            broken[name] = str(error)
             continue
         spent += len(json.dumps(entry))
         if spent > max_bytes:
-            full = True
-            left[name] = ""
+            others[name] = _value(named, order, name)
         else:
             kept.append(entry)
     there = {key for entry in kept for values in entry["values"].values() for key in values}
@@ -156,7 +154,14 @@ def _pictures(
         "sort": {"metric": order.metric, "system": order.system} if order else {},
         "pictures": kept,
     }
-    return data, [entry["name"] for entry in kept], left
+    return data, others, broken
+
+
+def _value(named: Sequence[Mapping[str, PictureResult]], order: _Order | None, name: str) -> str:
+    """What a picture is worst or best by, as it is printed; nothing where there is none."""
+    picture = named[order.system].get(name) if order else None
+    value = picture.values.get(order.metric, math.nan) if order and picture else math.nan
+    return f"{shown(value, order.metric)} {metric(order.metric).unit}".rstrip() if order and value == value else ""
 
 
 def _embed(name: str, found: Sequence[PictureResult | None], measured: Sequence[SystemResult]) -> dict[str, Any]:
@@ -227,67 +232,3 @@ def _reduced(rgb: UInt8Array, side: int) -> UInt8Array:
 
 def _json_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
-
-
-def _plots(results: Sequence[SystemResult], metrics: Sequence[str] | None) -> str:
-    try:
-        svg = inline_svg(results, metrics)
-    except (EvaluationError, MissingDependencyError) as error:
-        return f"<p>Not drawn: {html.escape(str(error))}</p>"
-    return (
-        f'<figure class="plot" role="img" aria-label="Bits per pixel against each metric; the table above has the '
-        f'values.">\n{svg}</figure>\n<p>Means over the pictures. The points of one codec are joined.</p>'
-    )
-
-
-def _browser(measured: Sequence[SystemResult], order: _Order | None, kept: Sequence[str], left: dict[str, str]) -> str:
-    parts = []
-    if kept:
-        which = ""
-        if order is not None and left:
-            label, system = metric(order.metric).label, measured[order.system].system
-            which = f", the worst and the best by the {html.escape(label)} of {html.escape(system)}"
-        note = (
-            f"{_count(len(kept), 'picture')} of {len(kept) + len(left)}{which}. They are in this page as WebP of "
-            f"quality {QUALITY}, at their own resolution; of larger ones, the part of {SIDE} x {SIDE} pixels with the "
-            "strongest edges."
-        )
-        parts.append(Template(_page("browser.html")).substitute(note=note))
-    else:
-        parts.append("<p>There are no pictures to show.</p>")
-    for heading, names in (
-        ("measured, but not in this page", [name for name, why in left.items() if not why]),
-        ("could not be shown", [name for name, why in left.items() if why]),
-    ):
-        if names:
-            items = "".join(f"<li>{_listed(name, left[name], measured, order)}</li>\n" for name in sorted(names))
-            summary = f"{_count(len(names), 'picture')} {heading}"
-            parts.append(f'<details><summary>{summary}</summary><ul class="list">\n{items}</ul></details>')
-    return "\n".join(parts)
-
-
-def _listed(name: str, why: str, measured: Sequence[SystemResult], order: _Order | None) -> str:
-    if why:
-        return f"{html.escape(name)}: {html.escape(why)}"
-    if order is None:
-        return html.escape(name)
-    values = (p.values.get(order.metric, math.nan) for p in measured[order.system].pictures if p.picture == name)
-    value = next(values, math.nan)
-    text = "" if math.isnan(value) else f": {shown(value, order.metric)} {metric(order.metric).unit}".rstrip()
-    return html.escape(name) + text
-
-
-def _about(results: Iterable[SystemResult]) -> str:
-    parts = []
-    for result in results:
-        rows = {"kind": result.kind, "protocol": result.protocol, **result.about}
-        if result.note:
-            rows["note"] = result.note
-        items = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>\n" for key, value in rows.items())
-        parts.append(f"<details><summary>{html.escape(result.system)}</summary><dl>\n{items}</dl></details>")
-        failed = [picture for picture in result.pictures if picture.error is not None]
-        if failed:
-            lines = "".join(f"<li>{html.escape(p.picture)}: {html.escape(p.error or '')}</li>\n" for p in failed)
-            summary = f"{html.escape(result.system)}: {_count(len(failed), 'picture')} failed"
-            parts.append(f'<details open><summary class="caution">{summary}</summary><ul>\n{lines}</ul></details>')
-    return "\n".join(parts)

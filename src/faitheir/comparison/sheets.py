@@ -1,6 +1,7 @@
 """Crop sheets: the same part of photographs as several systems restore it, side by side in one picture."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,8 @@ from faitheir.errors import EvaluationError
 from faitheir.evaluation.results import PictureResult, SystemResult
 from faitheir.images import Picture, UInt8Array, read_picture
 
-_GAP, _FONT = 6, 13
+#: Pixels between panels, of a line of text, and of a letter.
+_GAP, _FONT, _WIDEST = 6, 13, 9
 
 
 def busiest(rgb: UInt8Array, width: int, height: int) -> tuple[int, int]:
@@ -65,27 +67,24 @@ def crop_sheet(
         rows.append(_row(name, place, found, shown_results, size, captions))
 
     font = ImageFont.load_default(_FONT)
-    side = size * zoom
+    side, line = size * zoom, _FONT + 4
     headings = ["original", "thumbnail, enlarged", *(result.system for result in shown_results)]
-    wrapped = [_wrap(heading, side, font) for heading in headings]
-    line = _FONT + 4
-    head = line * max(map(len, wrapped))
-    heights = [zoom * panels[0][0].height + line * (1 + max(len(texts) for _, texts in panels)) for _, panels in rows]
+    wrapped = [textwrap.wrap(heading, max(1, side // _WIDEST)) for heading in headings]
+    heights = [zoom * panels[0][0].height + line * (1 + any(text for _, text in panels)) for _, panels in rows]
+    y = line * max(map(len, wrapped)) + 2 * _GAP
     width = len(headings) * (side + _GAP) + _GAP
-    sheet = Image.new("RGB", (width, head + sum(heights) + _GAP * (len(rows) + 2)), "white")
+    sheet = Image.new("RGB", (width, y + sum(heights) + _GAP * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, lines in enumerate(wrapped):
+    lefts = range(_GAP, width, side + _GAP)
+    for x, lines in zip(lefts, wrapped, strict=False):
         for index, text in enumerate(lines):
-            draw.text((_GAP + column * (side + _GAP), _GAP + index * line), text, "black", font)
-    y = head + 2 * _GAP
+            draw.text((x, _GAP + index * line), text, "black", font)
     for (name, panels), height in zip(rows, heights, strict=True):
         draw.text((_GAP, y), name, "#444444", font)
-        for column, (panel, texts) in enumerate(panels):
-            x = _GAP + column * (side + _GAP)
+        for x, (panel, text) in zip(lefts, panels, strict=False):
             enlarged = panel.resize((panel.width * zoom, panel.height * zoom), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (x, y + line))
-            for index, text in enumerate(texts):
-                draw.text((x, y + line + enlarged.height + 1 + index * line), text, "black", font)
+            draw.text((x, y + line + enlarged.height + 1), text, "black", font)
         y += height + _GAP
     return Picture(np.array(sheet))
 
@@ -97,7 +96,7 @@ def _row(
     results: Sequence[SystemResult],
     size: int,
     captions: Sequence[str],
-) -> tuple[str, list[tuple[Image.Image, list[str]]]]:
+) -> tuple[str, list[tuple[Image.Image, str]]]:
     """A photograph's label, and its panels with their captions."""
     path = next((picture.original for picture in found if picture and picture.original), None)
     if path is None:
@@ -111,46 +110,27 @@ def _row(
             f"{original.width} x {original.height} pixels; choose another."
         )
     box = (left, top, left + width, top + height)
-    panels: list[tuple[Image.Image, list[str]]] = [(original.to_pil().convert("RGB").crop(box), [])]
+    panels = [(original.to_pil().convert("RGB").crop(box), "")]
 
-    small = Image.new("RGB", (width, height), "#dddddd")
-    note = ["none is stored"]
+    empty = Image.new("RGB", (width, height), "#dddddd")
+    small, note = empty, "none is stored"
     for result, picture in zip(results, found, strict=True):
         if picture and picture.thumbnail:
             thumbnail = read_picture(picture.thumbnail)
             image = Image.fromarray(thumbnail.rgb)
             part = thumbnail_box(box, (original.width, original.height), image.size, result.scale)
-            small, note = image.resize((width, height), Image.Resampling.NEAREST, box=part), [f"of {result.system}"]
+            small, note = image.resize((width, height), Image.Resampling.NEAREST, box=part), f"of {result.system}"
             break
-    panels.append((small, note if len({r.system for r in results}) > 1 else []))
+    panels.append((small, note if len({r.system for r in results}) > 1 else ""))
 
     for picture in found:
         if picture is None or picture.restored is None:
-            panels.append((Image.new("RGB", (width, height), "#dddddd"), ["none"]))
+            panels.append((empty, "none"))
             continue
         restored = read_picture(picture.restored)
         if (restored.width, restored.height) != (original.width, original.height):
             raise EvaluationError(f"{picture.restored} is not of the size of {path}; evaluate it again.")
-        values = [f"{shown(picture.values[key], key)} {metric(key).unit}" for key in captions if _finite(picture, key)]
-        panels.append((Image.fromarray(restored.rgb).crop(box), [", ".join(values)] if values else []))
+        values = {key: picture.values.get(key, math.nan) for key in captions}
+        texts = [f"{shown(value, key)} {metric(key).unit}" for key, value in values.items() if math.isfinite(value)]
+        panels.append((Image.fromarray(restored.rgb).crop(box), ", ".join(texts)))
     return name, panels
-
-
-def _finite(picture: PictureResult, key: str) -> bool:
-    return math.isfinite(picture.values.get(key, math.nan))
-
-
-def _wrap(text: str, width: int, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> list[str]:
-    """The text in lines that fit, broken between words and, where one is too long, inside it."""
-    lines = [""]
-    for word in text.split():
-        trial = f"{lines[-1]} {word}".strip()
-        if font.getlength(trial) <= width:
-            lines[-1] = trial
-            continue
-        lines += [""] if lines[-1] else []
-        for letter in word:
-            if lines[-1] and font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return lines

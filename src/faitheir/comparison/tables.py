@@ -5,15 +5,17 @@ published and what was measured never share one. Best and second best are marked
 """
 
 import csv
-import html
 import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from faitheir.comparison.curves import RATES, Curve, Line, bd_rate, labels, series, value_at
 from faitheir.errors import EvaluationError
@@ -190,11 +192,10 @@ class _Format:
     notes: str
     caution: str
     interval: str
-    number: Callable[[int], object] = str
 
     def __call__(self, cell: Cell) -> str:
         text = self.marks.get(cell.mark or "", "%s") % self.escape(cell.text)
-        numbers = (self.caution if cell.caution else "") + ",".join(str(self.number(note)) for note in cell.notes)
+        numbers = (self.caution if cell.caution else "") + ",".join(map(str, cell.notes))
         text += self.interval % self.escape(cell.interval) if cell.interval else ""
         return text + (self.notes % numbers if cell.notes else "")
 
@@ -331,30 +332,17 @@ def to_latex(table: Table) -> str:
 
 def to_html(table: Table, prefix: str = "note") -> str:
     """As an HTML table with a list of its footnotes; ``prefix`` keeps their ids apart from other tables'."""
-    marks = {
-        "best": '<strong>%s<span class="unseen"> (best)</span></strong>',
-        "second": '<u>%s<span class="unseen"> (second best)</span></u>',
-        "higher": '%s <span role="img" aria-label="higher is better">↑</span>',
-        "lower": '%s <span role="img" aria-label="lower is better">↓</span>',
-    }
-    caution = '<span role="img" aria-label="caution">⚠</span>'
-    small = ' <small class="interval">%s</small>'
-    cell = _Format(html.escape, marks, "<sup>%s</sup>", caution, small, lambda n: f'<a href="#{prefix}-{n}">{n}</a>')
-    lines = ["<table>", *([f"<caption>{html.escape(table.caption)}</caption>"] if table.caption else [])]
-    head = "".join(f'<th scope="col">{cell(heading)}</th>' for heading in table.head)
-    lines.append(f"<thead><tr>{head}</tr></thead>")
-    for title, rows in table.blocks:
-        across = f'class="block" colspan="{len(table.head)}" scope="rowgroup"'
-        lines.append(f"<tbody><tr><th {across}><span>{html.escape(title)}</span></th></tr>")
-        for label, *cells in rows:
-            values = "".join(f"<td>{cell(value)}</td>" for value in cells)
-            lines.append(f'<tr><th scope="row">{cell(label)}</th>{values}</tr>')
-        lines.append("</tbody>")
-    lines.append("</table>")
-    if table.footnotes:
-        items = [f'<li id="{prefix}-{n}">{html.escape(text)}</li>' for n, text in enumerate(table.footnotes, 1)]
-        lines += ['<ol class="notes">', *items, "</ol>"]
-    return "\n".join(lines) + "\n"
+    return page("table.html").render(table=table, prefix=prefix)
+
+
+@cache
+def page(name: str) -> Template:
+    """A part of the report, in which whatever is filled in is text, unless the part says otherwise."""
+    places = Environment(
+        loader=PackageLoader("faitheir.comparison", "page"), autoescape=True, undefined=StrictUndefined
+    )
+    places.globals["counted"] = lambda number, noun: f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return places.get_template(name)
 
 
 def summary_csv(results: Sequence[SystemResult], metrics: Sequence[str] | None = None) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faitheir.errors import MissingDependencyError, ModelError
+from faitheir.errors import ModelError, needs
 from faitheir.evaluation.measures import clean_file, exact, network_hash
 from faitheir.images import UInt8Array
 
@@ -52,10 +52,8 @@ def load_inception(weights: str | Path | None, device: str | torch.device = "cpu
     ``weights``: a local file of what torch-fidelity fetches otherwise (in torch's format or safetensors). Raises
     ModelError or MissingDependencyError, which say what to do, where it is not available.
     """
-    try:
+    with needs("FID and KID need torch-fidelity: pip install 'faitheir[eval]'."):
         from torch_fidelity import feature_extractor_inceptionv3 as inception
-    except ImportError:
-        raise MissingDependencyError("FID and KID need torch-fidelity: pip install 'faitheir[eval]'.") from None
     with clean_file("inception", weights) as path, contextlib.redirect_stderr(io.StringIO()):
         try:
             network = inception.FeatureExtractorInceptionV3(

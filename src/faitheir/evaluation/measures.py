@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from faitheir.errors import EvaluationError, MissingDependencyError, ModelError
+from faitheir.errors import EvaluationError, ModelError, needs
 from faitheir.evaluation.metrics import METRICS, psnr, ssim
 from faitheir.evaluation.niqe import load_niqe, niqe
 from faitheir.evaluation.protocols import Protocol, find_protocol
@@ -212,10 +212,8 @@ def _at_256(metric: PictureMetric) -> PictureMetric:
 
 def _ms_ssim(device: torch.device) -> PictureMetric:
     """Wang et al. 2003: five scales, so sides of at least 11 x 16 pixels."""
-    try:
+    with needs("MS-SSIM needs torchmetrics: pip install 'faitheir[eval]'."):
         from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
-    except ImportError:
-        raise MissingDependencyError("MS-SSIM needs torchmetrics: pip install 'faitheir[eval]'.") from None
     about = f"torchmetrics {version('torchmetrics')}"
     return _of_tensors("ms_ssim", about, lambda a, b: ms_ssim(b, a, data_range=1.0), device, 176)
 
@@ -226,10 +224,8 @@ def _ssimulacra2() -> PictureMetric:
     At the left and right ends of rows the package mirrors what libjxl's own program takes as black, which gives flat
     pictures of 256 x 256 pixels 2 to 6 points more, and larger ones less.
     """
-    try:
+    with needs("SSIMULACRA2 needs ssimulacra2: pip install 'faitheir[eval]'."):
         from ssimulacra2 import compute_ssimulacra2
-    except ImportError:
-        raise MissingDependencyError("SSIMULACRA2 needs ssimulacra2: pip install 'faitheir[eval]'.") from None
 
     def measure(original: UInt8Array, restored: UInt8Array) -> float:
         if min(original.shape[:2]) < 256:
@@ -243,10 +239,8 @@ def _ssimulacra2() -> PictureMetric:
 
 
 def _load_dists(weights: str | Path | None) -> nn.Module:
-    try:
+    with needs("DISTS needs torchmetrics: pip install 'faitheir[eval]'."):
         from torchmetrics.functional.image import dists
-    except ImportError:
-        raise MissingDependencyError("DISTS needs torchmetrics: pip install 'faitheir[eval]'.") from None
     trunk = SimpleNamespace(features=load_feature_network("vgg16", weights).layers)
     # torchmetrics has no way to give its VGG16 weights from a file: it is handed ours, loaded, where it asks for one.
     theirs = dists.vgg16
@@ -259,13 +253,9 @@ def _load_dists(weights: str | Path | None) -> nn.Module:
 
 
 def _load_musiq(weights: str | Path | None, device: torch.device) -> nn.Module:
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            import pyiqa
-    except ImportError:
-        raise MissingDependencyError(
-            "MUSIQ needs pyiqa, whose licence forbids commercial use: pip install 'faitheir[musiq]'."
-        ) from None
+    text = "MUSIQ needs pyiqa, whose licence forbids commercial use: pip install 'faitheir[musiq]'."
+    with needs(text), contextlib.redirect_stdout(io.StringIO()):
+        import pyiqa
     with clean_file("musiq", weights) as path, contextlib.redirect_stdout(sys.stderr):
         try:
             options = {} if path is None else {"pretrained_model_path": str(path)}

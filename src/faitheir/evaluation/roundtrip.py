@@ -1,9 +1,7 @@
 """One photograph through its thumbnail file and back, measured on the files on disk."""
 
-import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from faitheir.evaluation.metrics import psnr, ssim
-from faitheir.evaluation.results import means
 from faitheir.images import ExifMode, Picture, bicubic_thumbnail, read_picture, resize_bicubic, write_picture
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.storage import temporary_folder
@@ -21,38 +18,20 @@ from faitheir.thumbnail import Thumbnail
 SIDE_BY_SIDE_LIMIT = 4096
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What a round trip measured, on 8-bit pictures read back from their files.
-
-    ``psnr``, ``ssim``: restored against original (``ssim`` is nan below 11 x 11 pixels). ``psnr_bicubic``: the bicubic
-    thumbnail enlarged bicubically against the original. ``psnr_thumbnail``: thumbnail against the bicubic one.
-    """
-
-    bits_per_pixel: float
-    psnr: float
-    ssim: float
-    psnr_bicubic: float
-    psnr_thumbnail: float
-    seconds_down: float
-    seconds_up: float
-
-    @classmethod
-    def mean(cls, several: Sequence["Figures"]) -> "Figures":
-        """Mean of each figure over the files that have it."""
-        none = {field.name: math.nan for field in fields(cls)}
-        return cls(**none | means(asdict(figures) for figures in several))
-
-
 def _save(thumbnail: Thumbnail, path: Path) -> Path:
     thumbnail.save(path)
     return path
 
 
 class RoundTrip(NamedTuple):
-    """A round trip's figures, its pictures as read back from their files, and the thumbnail's file."""
+    """What was measured on 8-bit pictures read back from their files, these pictures, and the thumbnail's file.
 
-    figures: Figures
+    ``figures``: "psnr", "ssim": restored against original (SSIM is nan below 11 x 11 pixels); "psnr_bicubic": the
+    bicubic thumbnail enlarged bicubically against the original; "psnr_thumbnail": thumbnail against the bicubic one;
+    "bits_per_pixel", "seconds_down", "seconds_up".
+    """
+
+    figures: dict[str, float]
     thumbnail: Thumbnail
     restored: Picture
     path: Path
@@ -83,15 +62,15 @@ def round_trip(
         reference = bicubic_thumbnail(photograph.rgb, pipeline.scale)
         padded = (reference.shape[1] * pipeline.scale, reference.shape[0] * pipeline.scale)
         bicubic = resize_bicubic(reference, padded)[: photograph.height, : photograph.width]
-        figures = Figures(
-            bits_per_pixel=8 * written[0].stat().st_size / (photograph.width * photograph.height),
-            psnr=psnr(photograph.rgb, restored.rgb),
-            ssim=ssim(photograph.rgb, restored.rgb),
-            psnr_bicubic=psnr(photograph.rgb, bicubic),
-            psnr_thumbnail=psnr(reference, thumbnail.picture.rgb),
-            seconds_down=down,
-            seconds_up=up,
-        )
+        figures = {
+            "bits_per_pixel": 8 * written[0].stat().st_size / (photograph.width * photograph.height),
+            "psnr": psnr(photograph.rgb, restored.rgb),
+            "ssim": ssim(photograph.rgb, restored.rgb),
+            "psnr_bicubic": psnr(photograph.rgb, bicubic),
+            "psnr_thumbnail": psnr(reference, thumbnail.picture.rgb),
+            "seconds_down": down,
+            "seconds_up": up,
+        }
         for path in written:
             path.replace(folder / path.name)
     return RoundTrip(figures, thumbnail, restored, folder / written[0].name)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from faitheir.errors import ConfigError, MissingDependencyError, StorageError, why
+from faitheir.errors import ConfigError, StorageError, needs, why
 from faitheir.pipeline import WeightsMismatchWarning
 from faitheir.server import problem
 from faitheir.server.app import Access, create_app
@@ -45,13 +45,11 @@ def serve(
     address that others reach without a token, StorageError where it cannot be listened to, and what ``Service.load``
     raises.
     """
-    try:
+    with needs("`faitheir serve` needs more packages: pip install 'faitheir[serve]'."):
         import fastapi  # noqa: F401 (is it there?)
         import prometheus_client  # noqa: F401
         import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError("`faitheir serve` needs more packages: pip install 'faitheir[serve]'.") from None
     if access.token is None and not is_loopback(host):
         raise ConfigError(f"{host} can be reached from other machines; give a --token that they must show.")
     # What is to be said of a file is for those who sent it, not for the log.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from faitheir.errors import MissingDependencyError
+from faitheir.errors import MissingDependencyError, needs
 from faitheir.training.config import OptimizerConfig
 
 
@@ -70,12 +70,8 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, device: torch.dev
     ]
     settings: dict[str, Any] = {"lr": config.lr, "betas": config.betas}
     if config.kind == "adamw8bit":
-        try:
+        with needs("The optimizer 'adamw8bit' needs bitsandbytes: pip install bitsandbytes, or choose kind 'adamw'."):
             from bitsandbytes.optim import AdamW8bit
-        except ImportError:
-            raise MissingDependencyError(
-                "The optimizer 'adamw8bit' needs bitsandbytes: pip install bitsandbytes, or choose kind 'adamw'."
-            ) from None
         return AdamW8bit(groups, **settings)
     settings["fused"] = device.type == "cuda" if config.fused is None else config.fused
     return MuonAdamW(groups, **settings) if config.kind == "muon" else torch.optim.AdamW(groups, **settings)

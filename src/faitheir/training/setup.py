@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from faitheir.devices import native_bfloat16, resolve_device
-from faitheir.errors import ConfigError, MissingDependencyError, ModelError, why
+from faitheir.errors import ConfigError, ModelError, needs, why
 from faitheir.models import (
     build_model,
     convert_state,
@@ -163,12 +163,10 @@ class Setup:
 
 def make_accelerator(config: TrainConfig) -> Any:
     """Accelerate for this process. Raises ConfigError for a precision or a batch that is not possible here."""
-    try:
+    with needs("Training needs accelerate: pip install 'faitheir[train]'."):
         from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState
         from accelerate.utils import parse_flag_from_env
-    except ImportError:
-        raise MissingDependencyError("Training needs accelerate: pip install 'faitheir[train]'.") from None
 
     # accelerate keeps the precision of the process's first run; a second run may want another.
     AcceleratorState._reset_state()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from faitheir.errors import MissingDependencyError, ModelError
+from faitheir.errors import ModelError, needs
 from faitheir.features import IMAGENET_MEAN, IMAGENET_STD, FeatureNetwork, load_feature_network
 
 TeacherName = Literal["squeezenet", "dinov2"]
@@ -53,12 +53,8 @@ class Dinov2Teacher(Teacher):
     std: Tensor
 
     def __init__(self, source: str, layer: int) -> None:
-        try:
+        with needs("The semantic teacher 'dinov2' needs transformers: pip install 'faitheir[turbo]'."):
             from transformers import Dinov2Model
-        except ImportError:
-            raise MissingDependencyError(
-                "The semantic teacher 'dinov2' needs transformers: pip install 'faitheir[turbo]'."
-            ) from None
         try:
             model: Any = Dinov2Model.from_pretrained(source, use_safetensors=True)
         except OSError as error:

@@ -1,7 +1,6 @@
 """Validation pictures and figures, measured through the thumbnail file."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,7 @@ def _round_trip(pipeline: FaithEIRPipeline) -> _Measure:
     def measure(original: Picture, folder: Path, stem: str) -> tuple[dict[str, float], Picture]:
         outputs = [folder / f"{stem}.{kind}.png" for kind in ("thumb", "restored", "roundtrip")]
         done = round_trip(pipeline, original, (outputs[0], outputs[1], outputs[2]))
-        return {k: v for k, v in asdict(done.figures).items() if "seconds" not in k}, done.restored
+        return {k: v for k, v in done.figures.items() if "seconds" not in k}, done.restored
 
     return measure
 
