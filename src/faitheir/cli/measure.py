@@ -360,7 +360,7 @@ def compare(
     "crops",
     metavar="PICTURE[@X,Y]",
     multiple=True,
-    help="Add a sheet of crops with a row for this photograph, cropped from pixel (X, Y) on or at its strongest edges. "
+    help="Add a sheet of crops with a row for this photograph, cropped at pixel (X, Y), or at its strongest edges. "
     "May be given several times.",
 )
 @click.option(
