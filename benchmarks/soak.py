@@ -121,9 +121,10 @@ def plot(rows: list[dict[str, float]], path: Path, title: str) -> None:
     minutes = [row["minutes"] for row in rows]
     labels = {"MiB": "memory, MiB", "descriptors": "descriptors", "files": "temporary files"}
     for axis, (field, label) in zip(axes, labels.items(), strict=True):
-        axis.plot(minutes, [row[field] for row in rows], linewidth=1)
+        values = [row[field] for row in rows]
+        axis.plot(minutes, values, linewidth=1)
         axis.set_ylabel(label)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.25 * max(values) or 1)
     axes[0].set_title(title, fontsize=10)
     axes[-1].set_xlabel("minutes")
     figure.savefig(path, dpi=100)

@@ -236,6 +236,25 @@ def test_fidelity_restores_again_without_the_photograph(page: Page, photo: Calla
     assert page.shares()[0][2] == pytest.approx(2**0.5, rel=0.02)  # what was looked at still is
 
 
+def test_what_was_not_taken_is_told_and_it_is_made_again_with_other_settings(
+    page: Page, photo: Callable[..., Path]
+) -> None:
+    frames = [Image.open(photo(f"{seed}.png", 96, 64, seed=seed)) for seed in (1, 2)]
+    animation = photo("a.gif")
+    frames[0].save(animation, save_all=True, append_images=frames[1:])
+    page.open(animation)
+    page.shown("a.gif")
+    assert page.facts()["Note"].startswith("several frames")
+    again = page.find("#again")
+    assert not again.is_displayed()
+    page.choose("#model", "tiny-x32")
+    assert again.text == "Make a.gif again"
+    again.click()
+    page.until("/tiny-x32/.test(document.getElementById('facts').textContent)")
+    assert len(page.states()) == 2
+    assert not again.is_displayed()
+
+
 def test_rivals_are_seen_beside_it(page: Page, photo: Callable[..., Path]) -> None:
     page.open(photo("a.png", 320, 240))
     page.shown("a.png")
@@ -431,23 +450,27 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("width", [390, 1400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_and_nothing_is_cut_off(
-    page: Page, photo: Callable[..., Path], axe: str, width: int, scheme: str
-) -> None:
-    page.resize(width)
-    media = [{"name": "prefers-color-scheme", "value": scheme}]
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+def test_axe_finds_nothing_and_nothing_is_cut_off(page: Page, photo: Callable[..., Path], axe: str) -> None:
+    """On a telephone's width and a screen's, light and dark; empty, and with pictures of which one has failed."""
     page.driver.set_script_timeout(120)
-    for count in (2, 4):
-        assert page.run("return document.documentElement.scrollWidth") <= width
-        page.run(axe)
-        found = page.driver.execute_async_script(
-            "const done = arguments[0]; axe.run().then(({violations}) => done(violations.map((v) =>"
-            " [v.id, v.impact, v.nodes.map((n) => n.html).slice(0, 3)])));"
-        )
-        assert found == []
-        page.open(photo("with a long name " + "x" * 60 + ".png", 160, 112), photo("b.png"))
-        page.until("!document.getElementById('look').hidden")
-        page.until(f"document.getElementById('queue-heading').textContent.includes('{count} of {count}')")
+    page.run(axe)
+    for step in ("empty", "full"):
+        if step == "full":
+            broken = photo("broken.png")
+            broken.write_bytes(broken.read_bytes()[:500])
+            page.open(photo("with a long name " + "x" * 60 + ".png", 160, 112), broken)
+            page.until("!document.getElementById('look').hidden")
+            page.until("document.getElementById('queue-heading').textContent.includes('2 of 2')")
+        for width in (390, 1400):
+            page.resize(width)
+            for scheme in ("light", "dark"):
+                media = [{"name": "prefers-color-scheme", "value": scheme}]
+                page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+                assert page.run("return document.documentElement.scrollWidth") <= width, (step, width)
+                found = page.driver.execute_async_script(
+                    "const done = arguments[0]; axe.run().then(({violations}) => done(violations.map((v) =>"
+                    " [v.id, v.impact, v.nodes.map((n) => n.html).slice(0, 3)])));"
+                )
+                assert found == [], (step, width, scheme)
+                if step == "full":  # all of the picture is still seen
+                    assert page.shares()[0] == pytest.approx([0, 0, 1], abs=0.01)

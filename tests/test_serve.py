@@ -752,6 +752,7 @@ def test_the_interface_is_described(server: Server) -> None:
     assert "Problem" in described["components"]["schemas"]
 
 
+@pytest.mark.slow
 def test_every_answer_is_one_that_is_described(server: Server, jpeg: bytes) -> None:
     """Schemathesis makes requests, right and wrong, of the interface's own description."""
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")

@@ -52,7 +52,7 @@ class Limits:
     files: int = 64
     queue: int = 32
     seconds: float = 300
-    decode_seconds: float = 30
+    decode_seconds: float = 60
     rate: int = 4096
     grace: float = 20
 
