@@ -19,7 +19,7 @@ LAYERS = [
     {"pipeline", "client"},
     {"batches"},
     {"evaluation"},
-    {"comparison", "training"},
+    {"comparison", "training", "bulk"},
     {"server"},
     {"cli"},
     {"__main__"},
@@ -40,6 +40,7 @@ EXTRAS = {
         "spandrel",
         "tifffile",
     ),
+    *("ray", "fsspec", "pyarrow", "s3fs"),
     *("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"),
 }
 

@@ -111,9 +111,9 @@ class ThumbnailFiles:
     bpp: float | None = None
 
     def __post_init__(self) -> None:
-        if self._budget and (self.quality is not None or self.lossless or None not in (self.limit, self.bpp)):
+        if self.budget and (self.quality is not None or self.lossless or None not in (self.limit, self.bpp)):
             raise PlanError("--bytes and --bpp choose the quality; give one of them, without a quality or --lossless.")
-        if not self._budget:
+        if not self.budget:
             try:
                 self.encode(Thumbnail(Picture(np.zeros((1, 1, 3), np.uint8)), None))
             except FaithEIRError as error:
@@ -125,7 +125,8 @@ class ThumbnailFiles:
         return cls(**{name: options.pop(name) for name in ("format", "quality", "lossless", "limit", "bpp")})
 
     @property
-    def _budget(self) -> bool:
+    def budget(self) -> bool:
+        """Whether bytes are given, and the format and quality are chosen for each thumbnail."""
         return self.limit is not None or self.bpp is not None
 
     @property
@@ -133,7 +134,7 @@ class ThumbnailFiles:
         """What a thumbnail's name may end in."""
         if self.format is not None:
             return (self.format,)
-        if self._budget:
+        if self.budget:
             return get_args(ThumbnailFormat)
         if self.quality is not None and DEFAULT_FORMAT not in LOSSY_FORMATS:
             return ("webp",)
@@ -148,7 +149,7 @@ class ThumbnailFiles:
 
     def encode(self, thumbnail: Thumbnail) -> tuple[bytes, ThumbnailFormat]:
         """The bytes of its file, and their format; ThumbnailError where it does not fit."""
-        if not self._budget:
+        if not self.budget:
             (suffix,) = self.suffixes
             return thumbnail.encode(suffix, quality=self.quality, lossless=self.lossless or None), suffix
         limit = self.limit
@@ -174,7 +175,7 @@ class ThumbnailFiles:
 
         def candidates() -> "Iterator[FaithEIRPipeline]":
             yield pipelines.for_thumbnail()
-            if self._budget and pipelines.model is None and scale is None and "nano-x32" in embedded_models():
+            if self.budget and pipelines.model is None and scale is None and "nano-x32" in embedded_models():
                 yield pipelines.open("nano-x32")
 
         refused: ThumbnailError | None = None
@@ -193,17 +194,24 @@ def check_quality(format: RestoredFormat, quality: int | None) -> None:  # noqa:
         raise PlanError(f"--quality is for jpg and webp, and {format} is lossless; leave it out or choose --format.")
 
 
+def check_scale(scale: str | None, model: str | None) -> None:
+    """PlanError where the model is for another scale. Raises ModelError where there is no such model."""
+    from faitheir.models import find_model, read_config
+
+    if scale is not None and model is not None and (of := read_config(find_model(model)).codec.scale) != int(scale):
+        raise PlanError(f"the model '{model}' is for scale {of}, not --scale {scale}; leave one out.")
+
+
 def open_pipelines(scale: str | None, model: str | None, **options: Any) -> "Pipelines":
     """The pipelines for ``scale`` ("16", "32") or ``model``; PlanError where the two disagree.
 
     ``options``: for `Pipelines`. The process keeps the memory it frees.
     """
     from faitheir.devices import keep_freed_memory
-    from faitheir.models import DEFAULT_MODEL, find_model, read_config
+    from faitheir.models import DEFAULT_MODEL
     from faitheir.pipeline import Pipelines
 
-    if scale is not None and model is not None and (of := read_config(find_model(model)).codec.scale) != int(scale):
-        raise PlanError(f"the model '{model}' is for scale {of}, not --scale {scale}; leave one out.")
+    check_scale(scale, model)
     keep_freed_memory()
     return Pipelines(model, default=f"nano-x{scale}" if scale else DEFAULT_MODEL, **options)
 

@@ -64,6 +64,11 @@ def select_restored(pictures: Sequence[Path]) -> list[Path]:
     return [path for path in pictures if mark(path) == RESTORED_MARK] or select_photographs(pictures)
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file in a folder is taken for a picture, by its name: hidden ones are not."""
+    return not name.startswith(".") and split_name(name)[1].lower() in SUFFIXES
+
+
 def picture_files(folder: Path, *, recursive: bool = True) -> list[Path]:
     """The files named like pictures in a folder, folder by folder in order; hidden ones are left alone.
 
@@ -86,8 +91,7 @@ def picture_folders(
     """
     for parent, folders, names in os.walk(folder, onerror=onerror):
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
-        found = (name for name in names if not name.startswith(".") and split_name(name)[1].lower() in SUFFIXES)
-        yield Path(parent), sorted(found)
+        yield Path(parent), sorted(filter(is_picture, names))
 
 
 def find_photographs(folder: str | Path) -> list[Path]:

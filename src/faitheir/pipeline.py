@@ -229,6 +229,13 @@ class FaithEIRPipeline:
         """
         return self._downscale_batch([picture], callback, exif)[0]
 
+    def downscale_pictures(
+        self, pictures: Iterable[Picture], *, callback: Progress | None = None, exif: ExifMode = "safe"
+    ) -> Iterator[Thumbnail]:
+        """The thumbnail of each, as ``downscale_picture``; neighbours of one size run as one batch."""
+        for batch in self._batches(pictures, lambda p: (p.height, p.width), self.scale):
+            yield from self._downscale_batch(batch, callback, exif)
+
     def _downscale_batch(
         self, pictures: Sequence[Picture], callback: Progress | None, exif: ExifMode
     ) -> list[Thumbnail]:
@@ -275,6 +282,18 @@ class FaithEIRPipeline:
         ``max_pixels``; warns (WeightsMismatchWarning) where it was made by other weights.
         """
         return self._upscale_batch([thumbnail], fidelity, callback, max_pixels)[0]
+
+    def upscale_thumbnails(
+        self,
+        thumbnails: Iterable[Thumbnail],
+        *,
+        fidelity: float | None = None,
+        callback: Progress | None = None,
+        max_pixels: int | None = None,
+    ) -> Iterator[Picture]:
+        """The picture of each, as ``upscale_thumbnail``; neighbours of one size run as one batch."""
+        for batch in self._batches(thumbnails, lambda t: (t.picture.height, t.picture.width), 1):
+            yield from self._upscale_batch(batch, fidelity, callback, max_pixels)
 
     def _upscale_batch(
         self,
@@ -385,11 +404,7 @@ class FaithEIRPipeline:
         limit = self.max_pixels if max_pixels is None else max_pixels
         if (many := as_many(image)) is not None:
             pictures = (as_picture(item, limit) for item in many)
-            return [
-                thumbnail
-                for batch in self._batches(pictures, lambda p: (p.height, p.width), self.scale)
-                for thumbnail in self._downscale_batch(batch, callback, exif)
-            ]
+            return list(self.downscale_pictures(pictures, callback=callback, exif=exif))
         return self.downscale_picture(as_picture(image, limit), callback=callback, exif=exif)
 
     @overload
@@ -475,11 +490,8 @@ class FaithEIRPipeline:
             raise ConfigError(f"output_type is {output_type!r}; choose one of {', '.join(get_args(OutputType))}.")
         if (many := as_many(thumbnail)) is not None:
             thumbnails = (as_thumbnail(item) for item in many)
-            return [
-                as_output(picture, output_type)
-                for batch in self._batches(thumbnails, lambda t: (t.picture.height, t.picture.width), 1)
-                for picture in self._upscale_batch(batch, fidelity, callback, max_pixels)
-            ]
+            pictures = self.upscale_thumbnails(thumbnails, fidelity=fidelity, callback=callback, max_pixels=max_pixels)
+            return [as_output(picture, output_type) for picture in pictures]
         picture = self.upscale_thumbnail(
             as_thumbnail(thumbnail), fidelity=fidelity, callback=callback, max_pixels=max_pixels
         )

@@ -299,7 +299,7 @@ class Thumbnail:
 
     def save(self, path: PathLike, *, quality: int | None = None, lossless: bool | None = None) -> None:
         """Write the file, in the format that its suffix names, whole or not at all; see `encode`."""
-        format_ = _format_of(path)
+        format_ = thumbnail_format(path)
         write_atomic(path, self.encode(format_, quality=quality, lossless=lossless))
 
     @classmethod
@@ -429,7 +429,8 @@ def _info(
     return ThumbnailInfo.from_json(texts[0]) if texts else None
 
 
-def _format_of(path: PathLike) -> ThumbnailFormat:
+def thumbnail_format(path: PathLike) -> ThumbnailFormat:
+    """The format that a file's suffix names; ThumbnailError where thumbnails are not written in it."""
     suffix = Path(path).suffix[1:].lower()
     format_: ThumbnailFormat
     for format_ in get_args(ThumbnailFormat):

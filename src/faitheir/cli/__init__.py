@@ -2,7 +2,7 @@
 
 import click
 
-from faitheir.cli import info, measure, pictures, serve, train
+from faitheir.cli import bulk, info, measure, pictures, serve, train
 from faitheir.cli.options import EPILOG, Commands, verbose_option
 
 
@@ -31,5 +31,6 @@ for _command in (
     *(measure.evaluate, measure.compare, measure.report),
     *(train.train, train.data),
     serve.serve,
+    bulk.bulk,
 ):
     main.add_command(_command)

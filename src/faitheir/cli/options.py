@@ -4,13 +4,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
+from faitheir.batches import RestoredFormat
 from faitheir.cli.messages import MESSAGES, printable, show_error
 from faitheir.errors import PlanError, TrainingStopped, reason
-from faitheir.images import DEFAULT_MAX_PIXELS
+from faitheir.images import DEFAULT_MAX_PIXELS, ExifMode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -131,14 +132,18 @@ model_options = stack(
     compute_options(dtype="auto"),
 )
 
-max_pixels_option = click.option(
-    "--max-pixels",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=DEFAULT_MAX_PIXELS,
-    show_default=True,
-    help="Largest picture that is read or restored, in pixels; larger ones fail.",
-)
+
+def max_pixels_option(default: int = DEFAULT_MAX_PIXELS) -> Callable[[F], F]:
+    """``default``: lower for what comes from others."""
+    return click.option(
+        "--max-pixels",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help="Largest picture that is read or restored, in pixels; larger ones fail.",
+    )
+
 
 fidelity_option = click.option(
     "--fidelity",
@@ -147,4 +152,31 @@ fidelity_option = click.option(
     default=0.0,
     show_default=True,
     help="Trade-off in the restored picture: 0: most natural detail, 1: lowest error.",
+)
+
+exif_option = click.option(
+    "--exif",
+    type=click.Choice(get_args(ExifMode)),
+    default="safe",
+    show_default=True,
+    help="EXIF data that the thumbnail keeps; safe: date, camera, lens, exposure, author and copyright, but neither "
+    "position nor serial numbers.",
+)
+
+restored_options = stack(
+    click.option(
+        "--format",
+        "restored_format",
+        type=click.Choice(get_args(RestoredFormat)),
+        default="png",
+        show_default=True,
+        help="Output format.",
+    ),
+    click.option(
+        "--quality",
+        "restored_quality",
+        metavar="1..100",
+        type=click.IntRange(1, 100),
+        help="Quality of jpg and webp output. [default: 95 for jpg, lossless for webp]",
+    ),
 )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,7 +21,15 @@ from faitheir.batches import (
 )
 from faitheir.cli.jobs import Group, Job, find_inputs, plan, run
 from faitheir.cli.messages import about, show_error
-from faitheir.cli.options import EPILOG, batch_options, fidelity_option, max_pixels_option, model_options, stack
+from faitheir.cli.options import (
+    EPILOG,
+    batch_options,
+    exif_option,
+    fidelity_option,
+    max_pixels_option,
+    model_options,
+    restored_options,
+)
 from faitheir.cli.thumbnails import exif_note, thumbnail_options
 from faitheir.images import ExifMode, Picture, frame_count, read_picture, write_picture
 from faitheir.thumbnail import Thumbnail
@@ -36,33 +44,6 @@ _all_frames_option = click.option(
     is_flag=True,
     help="Process every frame or page of animated and multi-page files; photo.gif gives photo.001.thumb.png and so on. "
     "[default: the first]",
-)
-
-_exif_option = click.option(
-    "--exif",
-    type=click.Choice(get_args(ExifMode)),
-    default="safe",
-    show_default=True,
-    help="EXIF data that the thumbnail keeps; safe: date, camera, lens, exposure, author and copyright, but neither "
-    "position nor serial numbers.",
-)
-
-_restored_options = stack(
-    click.option(
-        "--format",
-        "restored_format",
-        type=click.Choice(get_args(RestoredFormat)),
-        default="png",
-        show_default=True,
-        help="Output format.",
-    ),
-    click.option(
-        "--quality",
-        "restored_quality",
-        metavar="1..100",
-        type=click.IntRange(1, 100),
-        help="Quality of jpg and webp output. [default: 95 for jpg, lossless for webp]",
-    ),
 )
 
 
@@ -94,10 +75,10 @@ def _batch(
 @click.command(epilog=EPILOG)
 @batch_options
 @model_options
-@max_pixels_option
+@max_pixels_option()
 @_all_frames_option
 @thumbnail_options()
-@_exif_option
+@exif_option
 def downscale(
     inputs: tuple[Path, ...],
     recursive: bool,
@@ -146,9 +127,9 @@ def downscale(
 @click.command(epilog=EPILOG)
 @batch_options
 @model_options
-@max_pixels_option
+@max_pixels_option()
 @fidelity_option
-@_restored_options
+@restored_options
 def upscale(
     inputs: tuple[Path, ...],
     recursive: bool,
@@ -205,12 +186,12 @@ def _figure_lines(figures: Mapping[str, float]) -> list[str]:
 @click.command(epilog=EPILOG)
 @batch_options
 @model_options
-@max_pixels_option
+@max_pixels_option()
 @_all_frames_option
 @fidelity_option
-@_restored_options
+@restored_options
 @thumbnail_options("thumbnail-")
-@_exif_option
+@exif_option
 def roundtrip(
     inputs: tuple[Path, ...],
     recursive: bool,
@@ -249,7 +230,7 @@ def roundtrip(
 
             def made(pipeline: "FaithEIRPipeline") -> "RoundTrip":
                 outputs = (job.outputs[0], restored_path, sheet_path)
-                return round_trip(pipeline, picture, outputs, quality=restored_quality, save=files.save, exif=exif)
+                return round_trip(pipeline, picture, outputs, quality=restored_quality, encode=files.encode, exif=exif)
 
             with memory_for(picture.width, picture.height):
                 figures, thumbnail, restored, thumbnail_path = files.first_that_fits(pipelines, options["scale"], made)

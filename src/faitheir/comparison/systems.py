@@ -19,12 +19,13 @@ from faitheir.evaluation.measures import picture_metric
 from faitheir.evaluation.metrics import METRICS
 from faitheir.evaluation.pairs import find_scale, pair
 from faitheir.evaluation.results import Output, SystemKind
-from faitheir.evaluation.roundtrip import through_file
+from faitheir.evaluation.roundtrip import rescale
 from faitheir.evaluation.store import Store
 from faitheir.images import Picture, UInt8Array, pad_to_multiple, read_picture, write_picture
 from faitheir.models import find_model, read_config
 from faitheir.pipeline import FaithEIRPipeline
-from faitheir.thumbnail import Thumbnail
+from faitheir.storage import write_atomic
+from faitheir.thumbnail import Thumbnail, thumbnail_format
 
 RESAMPLINGS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 
@@ -93,12 +94,14 @@ class ModelSystem(System):
         photograph = Picture(read_picture(original).rgb)
         quality = self._stored[1] if self._stored else None
 
-        def save(thumbnail: Thumbnail, path: Path) -> Path:
-            thumbnail.save(path, quality=quality, lossless=quality is None)
-            return path
+        def stored_as(thumbnail: Thumbnail) -> tuple[bytes, str]:
+            format_ = thumbnail_format(stored)
+            return thumbnail.encode(format_, quality=quality, lossless=quality is None), format_
 
-        down, up = through_file(self.pipeline, photograph, stored, restored, save=save)[3:]
-        return {"seconds_down": down, "seconds_up": up}
+        done = rescale(self.pipeline, photograph, stored_as)
+        write_atomic(stored, done.data)
+        write_picture(restored, done.restored)
+        return {"seconds_down": done.seconds_down, "seconds_up": done.seconds_up}
 
 
 class Resampling(System):

@@ -1,26 +1,32 @@
 """One photograph through its thumbnail file and back, measured on the files on disk."""
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from faitheir.evaluation.metrics import psnr, ssim
-from faitheir.images import ExifMode, Picture, bicubic_thumbnail, read_picture, resize_bicubic, write_picture
+from faitheir.images import (
+    ExifMode,
+    Picture,
+    bicubic_thumbnail,
+    decode_picture,
+    encode_picture,
+    resize_bicubic,
+)
 from faitheir.pipeline import FaithEIRPipeline
-from faitheir.storage import temporary_folder
-from faitheir.thumbnail import Thumbnail
+from faitheir.storage import temporary_folder, write_atomic
+from faitheir.thumbnail import Thumbnail, thumbnail_format
 
 #: Sides of a side-by-side picture are at most this many pixels.
 SIDE_BY_SIDE_LIMIT = 4096
 
-
-def _save(thumbnail: Thumbnail, path: Path) -> Path:
-    thumbnail.save(path)
-    return path
+#: Gives the bytes of a thumbnail's file, and their format.
+Encode: TypeAlias = Callable[[Thumbnail], tuple[bytes, str]]
 
 
 class RoundTrip(NamedTuple):
@@ -37,71 +43,93 @@ class RoundTrip(NamedTuple):
     path: Path
 
 
+class Rescaled(NamedTuple):
+    """A photograph through the bytes of a thumbnail file: these, the thumbnail as read back, and what it gives."""
+
+    data: bytes
+    format: str
+    """The suffix of the thumbnail's file, without its dot."""
+    thumbnail: Thumbnail
+    restored: Picture
+    scale: int
+    seconds_down: float
+    seconds_up: float
+
+
+def rescale(pipeline: FaithEIRPipeline, photograph: Picture, encode: Encode, *, exif: ExifMode = "safe") -> Rescaled:
+    """Through the model and back: all of a round trip that needs the model.
+
+    ``encode`` gives the bytes of a thumbnail's file and their format. ``exif``: what the thumbnail keeps, see
+    ``FaithEIRPipeline.downscale``. Raises ImageError or ThumbnailError.
+    """
+    started = time.perf_counter()
+    small = pipeline.downscale_picture(photograph, exif=exif)
+    down = time.perf_counter() - started
+    data, format_ = encode(small)
+    small = Thumbnail.decode(data)
+    started = time.perf_counter()
+    large = pipeline.upscale_thumbnail(small)
+    return Rescaled(data, format_, small, large, pipeline.scale, down, time.perf_counter() - started)
+
+
+def compare(
+    photograph: Picture,
+    rescaled: Rescaled,
+    format: str,  # noqa: A002
+    *,
+    quality: int | None = None,
+) -> tuple[dict[str, float], bytes, Picture, bytes]:
+    """What a round trip measured, the restored picture's file and that as read back, and the file of all side by side.
+
+    ``format``, ``quality``: of the restored picture, as for ``encode_picture``. Raises ImageError.
+    """
+    data = encode_picture(rescaled.restored, format, quality=quality)
+    restored = decode_picture(io.BytesIO(data), "the restored picture")
+    thumbnail, scale = rescaled.thumbnail.picture, rescaled.scale
+    sheet = encode_picture(side_by_side(photograph, thumbnail, restored, scale), "png")
+    reference = bicubic_thumbnail(photograph.rgb, scale)
+    padded = (reference.shape[1] * scale, reference.shape[0] * scale)
+    bicubic = resize_bicubic(reference, padded)[: photograph.height, : photograph.width]
+    figures = {
+        "bits_per_pixel": 8 * len(rescaled.data) / (photograph.width * photograph.height),
+        "psnr": psnr(photograph.rgb, restored.rgb),
+        "ssim": ssim(photograph.rgb, restored.rgb),
+        "psnr_bicubic": psnr(photograph.rgb, bicubic),
+        "psnr_thumbnail": psnr(reference, thumbnail.rgb),
+        "seconds_down": rescaled.seconds_down,
+        "seconds_up": rescaled.seconds_up,
+    }
+    return figures, data, restored, sheet
+
+
 def round_trip(
     pipeline: FaithEIRPipeline,
     photograph: Picture,
     outputs: tuple[Path, Path, Path],
     *,
     quality: int | None = None,
-    save: Callable[[Thumbnail, Path], Path] = _save,
+    encode: Encode | None = None,
     exif: ExifMode = "safe",
 ) -> RoundTrip:
     """Write the thumbnail, the restored picture, and both beside the original to ``outputs``: all three, or none.
 
-    They must be in one folder. ``quality``: of the restored picture. ``save``, ``exif``: see ``through_file``.
-    Raises ImageError or ThumbnailError.
+    They must be in one folder. ``quality``: of the restored picture. ``encode``, ``exif``: see ``rescale``; what
+    ``encode`` gives is written under the suffix of its format. Raises ImageError or ThumbnailError.
     """
-    folder = outputs[0].parent
+
+    def by_suffix(thumbnail: Thumbnail) -> tuple[bytes, str]:
+        return thumbnail.encode(thumbnail_format(outputs[0])), outputs[0].suffix[1:]
+
+    rescaled = rescale(pipeline, photograph, encode or by_suffix, exif=exif)
+    figures, data, restored, sheet = compare(photograph, rescaled, outputs[1].suffix[1:], quality=quality)
+    paths = (outputs[0].with_suffix(f".{rescaled.format}"), *outputs[1:])
     # They are made in a hidden folder and moved into place once they are whole.
-    with temporary_folder(folder) as temporary:
-        written = [temporary / path.name for path in outputs]
-        written[0], thumbnail, restored, down, up = through_file(
-            pipeline, photograph, written[0], written[1], quality=quality, save=save, exif=exif
-        )
-        write_picture(written[2], side_by_side(photograph, thumbnail.picture, restored, pipeline.scale))
-        reference = bicubic_thumbnail(photograph.rgb, pipeline.scale)
-        padded = (reference.shape[1] * pipeline.scale, reference.shape[0] * pipeline.scale)
-        bicubic = resize_bicubic(reference, padded)[: photograph.height, : photograph.width]
-        figures = {
-            "bits_per_pixel": 8 * written[0].stat().st_size / (photograph.width * photograph.height),
-            "psnr": psnr(photograph.rgb, restored.rgb),
-            "ssim": ssim(photograph.rgb, restored.rgb),
-            "psnr_bicubic": psnr(photograph.rgb, bicubic),
-            "psnr_thumbnail": psnr(reference, thumbnail.picture.rgb),
-            "seconds_down": down,
-            "seconds_up": up,
-        }
-        for path in written:
-            path.replace(folder / path.name)
-    return RoundTrip(figures, thumbnail, restored, folder / written[0].name)
-
-
-def through_file(
-    pipeline: FaithEIRPipeline,
-    photograph: Picture,
-    thumbnail: Path,
-    restored: Path,
-    *,
-    quality: int | None = None,
-    save: Callable[[Thumbnail, Path], Path] = _save,
-    exif: ExifMode = "safe",
-) -> tuple[Path, Thumbnail, Picture, float, float]:
-    """Write a thumbnail and what is restored from that file; return its path, both as read back, and seconds for each.
-
-    ``save`` writes the thumbnail to ``thumbnail``, or to that path with another suffix, and returns where it is.
-    ``exif``: what the thumbnail keeps, see ``FaithEIRPipeline.downscale``.
-    Raises ImageError or ThumbnailError.
-    """
-    started = time.perf_counter()
-    small = pipeline.downscale_picture(photograph, exif=exif)
-    down = time.perf_counter() - started
-    path = save(small, thumbnail)
-    small = Thumbnail.open(path)
-    started = time.perf_counter()
-    large = pipeline.upscale_thumbnail(small)
-    up = time.perf_counter() - started
-    write_picture(restored, large, quality=quality)
-    return path, small, read_picture(restored), down, up
+    with temporary_folder(outputs[0].parent) as temporary:
+        for path, content in zip(paths, (rescaled.data, data, sheet), strict=True):
+            write_atomic(temporary / path.name, content)
+        for path in paths:
+            (temporary / path.name).replace(path)
+    return RoundTrip(figures, rescaled.thumbnail, restored, paths[0])
 
 
 def side_by_side(original: Picture, thumbnail: Picture, restored: Picture, scale: int) -> Picture:
