@@ -15,7 +15,7 @@ from PIL import Image
 
 from command import ok
 from faitheir import models
-from faitheir.models import ModelConfig, build_model, save_model
+from faitheir.models import DEFAULT_MODELS, ModelConfig, build_model, save_model
 from recipes import Recipe, write_photos, write_squeezenet
 from tiny import model_config
 
@@ -99,10 +99,10 @@ def nothing_embedded(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
 
 @pytest.fixture
 def embedded(nothing_embedded: Path) -> Path:
-    """A package whose embedded models are tiny ones, nano-x16 and nano-x32; the folder where they are."""
-    for scale in (16, 32):
-        name = f"nano-x{scale}"
-        save_tiny_model(nothing_embedded / name, model_config(name=name, scale=scale), seed=scale)
+    """A package whose embedded models are tiny ones, nano-x16, nano-x32 and the default; the folder where they are."""
+    scales = {"nano-x16": 16, "nano-x32": 32} | {name: scale for scale, name in DEFAULT_MODELS.items()}
+    for seed, (name, scale) in enumerate(scales.items(), start=16):
+        save_tiny_model(nothing_embedded / name, model_config(name=name, scale=scale), seed=seed)
     return nothing_embedded
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from command import call, ok, refused, stripped
 from conftest import save_tiny_model
+from faitheir.models import DEFAULT_MODEL
 from faitheir.pipeline import FaithEIRPipeline
 from tiny import model_config
 
@@ -21,13 +22,14 @@ def test_info_lists_models() -> None:
     assert [line.split()[0] for line in lines] == [
         "irn-x16",
         "nano-x16",
+        "nano-x16-lossy",
         "nano-x32",
         "t-irn-x16",
         "turbo-x16",
         "turbo-x32",
     ]
-    assert "default" in lines[1]
-    assert "not in this package" in lines[3]
+    assert "default" in lines[2]
+    assert "not in this package" in lines[4]
 
 
 def test_info_of_a_model(tiny_model: Path) -> None:
@@ -57,16 +59,16 @@ def test_info_of_turbo() -> None:
 
 def test_info_of_thumbnails(embedded: Path, photo: Photo, tmp_path: Path, tiny_model: Path) -> None:
     ok("downscale", photo("a.png", 70, 45))
-    path = tmp_path / "a.thumb.png"
+    path = tmp_path / "a.thumb.webp"
     size = path.stat().st_size
     text = ok("info", path)
     for part in ("5 x 3", "70 x 45", "nano-x16", "the same weights", f"{size:,}", f"{size * 8 / 3150:.4f}"):
         assert part in text
-    shutil.rmtree(embedded / "nano-x16")
-    save_tiny_model(embedded / "nano-x16", model_config(name="nano-x16"), seed=5)
+    shutil.rmtree(embedded / DEFAULT_MODEL)
+    save_tiny_model(embedded / DEFAULT_MODEL, model_config(name=DEFAULT_MODEL), seed=5)
     assert "unknown (not in this package" in ok("info", path)
     ok("downscale", photo("b.png"), "--model", tiny_model)
-    assert "unknown (not in this package" in ok("info", tmp_path / "b.thumb.png")
+    assert "unknown (not in this package" in ok("info", tmp_path / "b.thumb.webp")
     stripped(path)
     text = ok("info", tmp_path)  # of all thumbnails in a folder
     assert "stripped" in text

@@ -177,7 +177,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("format_", LOSSLESS_FORMATS)
     def test_any_viewer_shows_it(self, format_):
         small = picture(alpha=True)
-        with Image.open(io.BytesIO(Thumbnail(small, INFO).encode(format_))) as image:
+        with Image.open(io.BytesIO(Thumbnail(small, INFO).encode(format_, lossless=True))) as image:
             assert image.mode == "RGBA"
             np.testing.assert_array_equal(np.asarray(image)[..., :3], small.rgb)
 

@@ -26,8 +26,6 @@ from faitheir.images import Picture
 from faitheir.storage import write_atomic
 from faitheir.thumbnail import (
     DEFAULT_FORMAT,
-    LOSSLESS_FORMATS,
-    LOSSY_FORMATS,
     Thumbnail,
     ThumbnailFormat,
     bytes_for,
@@ -136,10 +134,6 @@ class ThumbnailFiles:
             return (self.format,)
         if self.budget:
             return get_args(ThumbnailFormat)
-        if self.quality is not None and DEFAULT_FORMAT not in LOSSY_FORMATS:
-            return ("webp",)
-        if self.lossless and DEFAULT_FORMAT not in LOSSLESS_FORMATS:
-            return ("png",)
         return (DEFAULT_FORMAT,)
 
     @property
@@ -171,12 +165,12 @@ class ThumbnailFiles:
         self, pipelines: "Pipelines", scale: str | None, attempt: "Callable[[FaithEIRPipeline], R]"
     ) -> R:
         """What ``attempt`` gives for the chosen model or, with a budget that it does not meet, for that of scale 32."""
-        from faitheir.models import embedded_models
+        from faitheir.models import DEFAULT_MODELS
 
         def candidates() -> "Iterator[FaithEIRPipeline]":
             yield pipelines.for_thumbnail()
-            if self.budget and pipelines.model is None and scale is None and "nano-x32" in embedded_models():
-                yield pipelines.open("nano-x32")
+            if self._budget and pipelines.model is None and scale is None:
+                yield pipelines.open(DEFAULT_MODELS[32])
 
         refused: ThumbnailError | None = None
         for pipeline in candidates():
@@ -208,12 +202,12 @@ def open_pipelines(scale: str | None, model: str | None, **options: Any) -> "Pip
     ``options``: for `Pipelines`. The process keeps the memory it frees.
     """
     from faitheir.devices import keep_freed_memory
-    from faitheir.models import DEFAULT_MODEL
+    from faitheir.models import DEFAULT_MODELS, find_model, read_config
     from faitheir.pipeline import Pipelines
 
     check_scale(scale, model)
     keep_freed_memory()
-    return Pipelines(model, default=f"nano-x{scale}" if scale else DEFAULT_MODEL, **options)
+    return Pipelines(model, default=DEFAULT_MODELS[int(scale or 16)], **options)
 
 
 def pipeline_to_restore(pipelines: "Pipelines", thumbnail: Thumbnail, scale: str | None) -> "FaithEIRPipeline":

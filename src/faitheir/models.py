@@ -29,8 +29,9 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "READ
 
 BackboneConfig = NanoConfig | TurboConfig | PixelsConfig
 
-#: The model that is used where none is named.
-DEFAULT_MODEL = "nano-x16"
+#: The embedded model that is used where none is named, for each scale.
+DEFAULT_MODELS = {16: "nano-x16-lossy", 32: "nano-x32"}
+DEFAULT_MODEL = DEFAULT_MODELS[16]
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,8 @@ ThumbnailFormat = Literal["png", "webp", "avif", "jpg"]
 LOSSLESS_FORMATS: tuple[ThumbnailFormat, ...] = ("png", "webp")
 LOSSY_FORMATS: tuple[ThumbnailFormat, ...] = ("webp", "avif", "jpg")
 
-DEFAULT_FORMAT: ThumbnailFormat = "png"
-#: Whether formats that can are written without loss where nothing is said of it.
-LOSSLESS_BY_DEFAULT = True
-#: Of lossy files, where nothing is said of it.
+DEFAULT_FORMAT: ThumbnailFormat = "webp"
+#: Of lossy files, where nothing is said of it. PNG is the one format that is lossless then.
 DEFAULT_QUALITY: dict[ThumbnailFormat, int] = {"webp": 90, "avif": 80, "jpg": 85}
 
 #: Above this mean squared error of its levels (27 dB) a thumbnail restores worse than a better one of the next scale:
@@ -234,10 +232,10 @@ class Thumbnail:
     ) -> bytes:
         """The bytes of a file that `decode` reads.
 
-        `quality`: 0..100 (1..100 for JPEG) makes the file lossy. Without it, PNG and WebP are lossless, unless
-        `lossless` is False, which asks for `DEFAULT_QUALITY`, as do JPEG and AVIF. Lossless files give back the same
-        pixels and alpha, though WebP forgets alpha that is opaque everywhere; all give back EXIF and `info`. No colour
-        profile is stored: viewers assume sRGB, which it is (a PNG says so if the original did).
+        `quality`: 0..100 (1..100 for JPEG), by default `DEFAULT_QUALITY`. PNG is lossless, and so is WebP where
+        `lossless` is true. Lossless files give back the same pixels and alpha, though WebP forgets alpha that is opaque
+        everywhere; all give back EXIF and `info`. No colour profile is stored: viewers assume sRGB, which it is (a PNG
+        says so if the original did).
         Raises ThumbnailError for what a format cannot do, ImageError where the picture is too large for it.
         """
         data = _encode_pixels(self.picture, format, _quality(format, quality, lossless))
@@ -448,8 +446,7 @@ def _quality(format_: str, quality: int | None, lossless: bool | None) -> int | 
     if lossless and quality is not None:
         raise ThumbnailError("a lossless thumbnail has no quality; leave one of the two out.")
     if lossless is None:
-        lossless = quality is None and (LOSSLESS_BY_DEFAULT or format_ not in LOSSY_FORMATS)
-        lossless = lossless and format_ in LOSSLESS_FORMATS
+        lossless = quality is None and format_ not in LOSSY_FORMATS
     if lossless and format_ not in LOSSLESS_FORMATS:
         raise ThumbnailError(f"a thumbnail cannot be stored in {format_} without loss; use png or webp.")
     if lossless:

@@ -90,8 +90,8 @@ def downscale(
 ) -> None:
     """Make thumbnail files from photographs.
 
-    INPUTS are pictures and folders. photo.jpg becomes photo.thumb.png, an ordinary picture file that
-    `faitheir upscale` restores. In folders, hidden files and files named like outputs (NAME.thumb.png,
+    INPUTS are pictures and folders. photo.jpg becomes photo.thumb.webp, an ordinary picture file that
+    `faitheir upscale` restores. In folders, hidden files and files named like outputs (NAME.thumb.webp,
     NAME.restored.png, NAME.roundtrip.png) are skipped. Several processes may share a folder.
 
     With --bytes or --bpp the format that gives the best quality is chosen for each photograph.
@@ -141,8 +141,8 @@ def upscale(
 ) -> None:
     """Restore full-size pictures from thumbnail files.
 
-    INPUTS are thumbnails and folders. photo.thumb.png becomes photo.restored.png. In folders, files named
-    like thumbnails (NAME.thumb.png) are restored; if there are none, every picture is. Several processes may
+    INPUTS are thumbnails and folders. photo.thumb.webp becomes photo.restored.png. In folders, files named
+    like thumbnails (NAME.thumb.webp) are restored; if there are none, every picture is. Several processes may
     share a folder.
 
     The model that made a thumbnail restores it, unless --model names another. A thumbnail without metadata
