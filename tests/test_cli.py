@@ -53,7 +53,7 @@ def test_as_a_process(photo: Photo, tiny_model: Path, tmp_path: Path) -> None:
     assert done.stdout == "1 done, 1 failed\n"
     assert done.stderr.count("\n") == 1, done.stderr  # no bar where stderr is no terminal
     assert done.stderr.startswith(f"faitheir: error: {tmp_path / 'b.png'} ")
-    assert names(tmp_path) == {"a.png", "b.png", "a.thumb.webp"}
+    assert names(tmp_path) == {"a.png", "b.png", "a.thumb.avif"}
     assert process("downscale", picture, "--sclae", "16").returncode == 2
 
 
@@ -100,7 +100,7 @@ def test_two_inputs_for_one_output(tiny_model: Path, photo: Photo, tmp_path: Pat
     for name in ("photo.jpg", "photo.png", "other.png"):
         photo(name)
     text = refused("downscale", tmp_path, "--model", tiny_model, status=2)
-    assert all(name in text for name in ("photo.jpg", "photo.png", "photo.thumb.webp"))
+    assert all(name in text for name in ("photo.jpg", "photo.png", "photo.thumb.avif"))
     assert names(tmp_path) == {"photo.jpg", "photo.png", "other.png"}
 
 
@@ -113,12 +113,12 @@ def test_two_folders_for_one_output(photo: Photo, tmp_path: Path) -> None:
 
 
 def test_output_that_is_an_input(photo: Photo, tmp_path: Path) -> None:
-    thumbnail, restored = photo("a.thumb.webp"), photo("a.restored.png")
+    thumbnail, restored = photo("a.thumb.avif"), photo("a.restored.png")
     before = restored.read_bytes()
     for arguments in ((thumbnail, restored), (restored, thumbnail)):
         assert str(restored) in refused("upscale", *arguments, "--overwrite", status=2)
     assert restored.read_bytes() == before
-    assert names(tmp_path) == {"a.thumb.webp", "a.restored.png"}
+    assert names(tmp_path) == {"a.thumb.avif", "a.restored.png"}
 
 
 @pytest.mark.parametrize("command", ["downscale", "upscale", "roundtrip"])
@@ -143,7 +143,7 @@ def test_output_folder_without_permission(photo: Photo, monkeypatch: pytest.Monk
 
 
 def test_output_name_taken_by_a_folder(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
-    (tmp_path / "a.thumb.webp").mkdir()
+    (tmp_path / "a.thumb.avif").mkdir()
     assert "folder" in refused("downscale", photo("a.png"), "--model", tiny_model)
     assert names(tmp_path) == {"a.png"}
 
@@ -242,7 +242,7 @@ def test_interrupted(tiny_model: Path, photo: Photo, tmp_path: Path, monkeypatch
     result = call("roundtrip", tmp_path, "--model", tiny_model)
     assert result.exit_code == 130
     assert result.stderr.strip() == "faitheir: interrupted."
-    assert names(tmp_path) == {"a.png", "b.png", "a.thumb.webp", "a.restored.png", "a.roundtrip.png"}
+    assert names(tmp_path) == {"a.png", "b.png", "a.thumb.avif", "a.restored.png", "a.roundtrip.png"}
 
 
 # Planning, apart from any command.
@@ -250,10 +250,10 @@ def test_interrupted(tiny_model: Path, photo: Photo, tmp_path: Path, monkeypatch
 
 def test_base_name() -> None:
     cases = {
-        "a.thumb.webp": "a",
+        "a.thumb.avif": "a",
         "a.jpg": "a",
-        "a.b.thumb.webp": "a.b",
-        ".thumb.webp": ".thumb",
+        "a.b.thumb.avif": "a.b",
+        ".thumb.avif": ".thumb",
         "A.THUMB.PNG": "A",
     }
     assert {path: files.base_name(Path(path)) for path in cases} == cases

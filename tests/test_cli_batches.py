@@ -23,7 +23,7 @@ Photo = Callable[..., Path]
 
 
 def planned(folder: Path, *, output: Path | None = None) -> Any:
-    naming = Naming((".thumb.webp",))
+    naming = Naming((".thumb.avif",))
     return plan(find_inputs([folder], naming, recursive=True), naming, output=output)
 
 
@@ -63,9 +63,9 @@ def test_a_full_disk_ends_the_batch(
 
 def test_an_empty_output_is_not_done(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
     photo("a.png")
-    (tmp_path / "a.thumb.webp").touch()
+    (tmp_path / "a.thumb.avif").touch()
     assert "skipped" not in ok("downscale", tmp_path, "--model", tiny_model)
-    assert (tmp_path / "a.thumb.webp").stat().st_size > 0
+    assert (tmp_path / "a.thumb.avif").stat().st_size > 0
 
 
 def test_what_a_killed_run_left_is_cleared(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_what_a_killed_run_left_is_cleared(tiny_model: Path, photo: Photo, tmp_p
         left.parent.mkdir(exist_ok=True)
         left.touch()
         ok("downscale", tmp_path / "in", "-o", tmp_path / "out", "--model", tiny_model)
-        assert names(tmp_path / "out") == {"a.thumb.webp"}
+        assert names(tmp_path / "out") == {"a.thumb.avif"}
 
 
 @pytest.mark.parametrize("options", [[], ["--overwrite"]])
@@ -95,7 +95,7 @@ def test_two_processes_share_a_folder(options: list[str], tiny_model: Path, phot
     done = [int(found.group(1)) for text in texts if (found := re.search(r"(\d+) done(,|$)", text))]
     if not options:
         assert sum(done) == count, texts
-    assert names(tmp_path / "out") == {f"{number}.thumb.webp" for number in range(count)}
+    assert names(tmp_path / "out") == {f"{number}.thumb.avif" for number in range(count)}
 
 
 def test_a_file_that_another_process_failed_at_is_tried(
@@ -158,7 +158,7 @@ def test_a_conflict_in_a_later_folder_is_its_failure(tiny_model: Path, photo: Ph
     assert result.exit_code == 1
     assert result.stdout == "2 done, 1 failed\n"
     assert "2.jpg and" in result.stderr
-    assert names(tmp_path / "out") == {"a/1.thumb.webp", "c/3.thumb.webp"}
+    assert names(tmp_path / "out") == {"a/1.thumb.avif", "c/3.thumb.avif"}
 
 
 def test_a_folder_that_cannot_be_listed(
@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_listed(
     assert result.exit_code == 1
     assert result.stdout == "2 done, 1 failed\n"
     assert "in/b cannot be listed (Permission denied)" in result.stderr
-    assert (tmp_path / "in/c/3.thumb.webp").exists()
+    assert (tmp_path / "in/c/3.thumb.avif").exists()
     everything = True
     (tmp_path / "in/a/1.png").unlink()
     assert "cannot be listed" in refused("downscale", tmp_path / "in", "-r", "--model", tiny_model, status=2)
@@ -195,9 +195,9 @@ def test_thumbnails_anywhere_are_taken_before_pictures(photo: Photo, tmp_path: P
     photo("a/1.png")
     photo("c/3.restored.png")
     assert found() == ["1.png"]
-    photo("b/2.thumb.webp")
-    assert found() == ["2.thumb.webp"]
-    assert base_name("b/2.thumb.webp") == "2"
+    photo("b/2.thumb.avif")
+    assert found() == ["2.thumb.avif"]
+    assert base_name("b/2.thumb.avif") == "2"
 
 
 def test_short_of_memory(tiny_model: Path, photo: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,7 @@ def test_short_of_memory(tiny_model: Path, photo: Photo, tmp_path: Path, monkeyp
     monkeypatch.setattr(FaithEIRPipeline, "upscale_thumbnail", fail)
     text = refused("downscale", tmp_path / "a.png", "--overwrite", "--model", tiny_model)
     assert "there is not enough memory for 70 x 45 pixels; a smaller --tile" in text
-    text = refused("upscale", tmp_path / "a.thumb.webp", "--model", tiny_model)
+    text = refused("upscale", tmp_path / "a.thumb.avif", "--model", tiny_model)
     assert "there is not enough memory for 70 x 45 pixels; a smaller --tile" in text
 
 
@@ -232,17 +232,17 @@ def test_frames(command: str, tiny_model: Path, photo: Photo, tmp_path: Path) ->
     result = call(*command_line, tmp_path / "all", "--all-frames")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "6 done" in result.stdout
-    made = {path.name for path in (tmp_path / "all").glob("*.thumb.webp")}
-    assert made == {f"{name}.thumb.webp" for name in ("a.001", "a.002", "a.003", "b.001", "b.002", "c")}
+    made = {path.name for path in (tmp_path / "all").glob("*.thumb.avif")}
+    assert made == {f"{name}.thumb.avif" for name in ("a.001", "a.002", "a.003", "b.001", "b.002", "c")}
 
     def pixels(path: Path) -> bytes:
         return Image.open(path).convert("RGB").tobytes()
 
-    assert pixels(tmp_path / "all/a.001.thumb.webp") == pixels(tmp_path / "first/a.thumb.webp")
+    assert pixels(tmp_path / "all/a.001.thumb.avif") == pixels(tmp_path / "first/a.thumb.avif")
     for number, frame in enumerate(frames):
         frame.save(tmp_path / "one.png")
         call("downscale", tmp_path / "one.png", "--model", tiny_model, "--overwrite")
-        assert pixels(tmp_path / f"all/a.00{number + 1}.thumb.webp") == pixels(tmp_path / "one.thumb.webp")
+        assert pixels(tmp_path / f"all/a.00{number + 1}.thumb.avif") == pixels(tmp_path / "one.thumb.avif")
 
 
 def test_a_limit_on_pixels(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
@@ -250,9 +250,9 @@ def test_a_limit_on_pixels(tiny_model: Path, photo: Photo, tmp_path: Path) -> No
     for command in ("downscale", "roundtrip"):
         assert "3149" in refused(command, path, "--model", tiny_model, "--max-pixels", 70 * 45 - 1).replace(",", "")
         ok(command, path, "--model", tiny_model, "--max-pixels", 70 * 45)
-        (tmp_path / "a.thumb.webp").unlink()
+        (tmp_path / "a.thumb.avif").unlink()
     ok("downscale", path, "--model", tiny_model)
-    small = tmp_path / "a.thumb.webp"
+    small = tmp_path / "a.thumb.avif"
     assert "3149" in refused("upscale", small, "--model", tiny_model, "--max-pixels", 3149, "--overwrite").replace(
         ",", ""
     )

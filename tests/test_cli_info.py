@@ -59,7 +59,7 @@ def test_info_of_turbo() -> None:
 
 def test_info_of_thumbnails(embedded: Path, photo: Photo, tmp_path: Path, tiny_model: Path) -> None:
     ok("downscale", photo("a.png", 70, 45))
-    path = tmp_path / "a.thumb.webp"
+    path = tmp_path / "a.thumb.avif"
     size = path.stat().st_size
     text = ok("info", path)
     for part in ("5 x 3", "70 x 45", "nano-x16", "the same weights", f"{size:,}", f"{size * 8 / 3150:.4f}"):
@@ -68,7 +68,7 @@ def test_info_of_thumbnails(embedded: Path, photo: Photo, tmp_path: Path, tiny_m
     save_tiny_model(embedded / DEFAULT_MODEL, model_config(name=DEFAULT_MODEL), seed=5)
     assert "unknown (not in this package" in ok("info", path)
     ok("downscale", photo("b.png"), "--model", tiny_model)
-    assert "unknown (not in this package" in ok("info", tmp_path / "b.thumb.webp")
+    assert "unknown (not in this package" in ok("info", tmp_path / "b.thumb.avif")
     stripped(path)
     text = ok("info", tmp_path)  # of all thumbnails in a folder
     assert "stripped" in text

@@ -31,17 +31,17 @@ Photo = Callable[..., Path]
 def test_down_and_up_beside_the_input(run: Callable[..., str], photo: Photo, tmp_path: Path) -> None:
     source = photo("photo.jpg", 70, 45)
     assert "70 x 45 -> 5 x 3" in run("downscale", source)
-    thumbnail = Thumbnail.open(tmp_path / "photo.thumb.webp")
+    thumbnail = Thumbnail.open(tmp_path / "photo.thumb.avif")
     assert thumbnail.info is not None
     assert (thumbnail.info.scale, thumbnail.size) == (16, (70, 45))
-    assert "5 x 3 -> 70 x 45" in run("upscale", tmp_path / "photo.thumb.webp")
+    assert "5 x 3 -> 70 x 45" in run("upscale", tmp_path / "photo.thumb.avif")
     assert Image.open(tmp_path / "photo.restored.png").size == (70, 45)
-    assert names(tmp_path) == {"photo.jpg", "photo.thumb.webp", "photo.restored.png"}
+    assert names(tmp_path) == {"photo.jpg", "photo.thumb.avif", "photo.restored.png"}
 
 
 def test_formats(run: Callable[..., str], photo: Photo, tmp_path: Path) -> None:
     run("downscale", photo("photo.png"), "--format", "webp")
-    thumbnail = tmp_path / "photo.thumb.webp"
+    thumbnail = tmp_path / "photo.thumb.avif"
     for suffix in ("png", "jpg", "webp", "tiff"):
         run("upscale", thumbnail, "--format", suffix)
         assert Image.open(tmp_path / f"photo.restored.{suffix}").size == (70, 45)
@@ -61,7 +61,7 @@ def test_folder_structure_is_mirrored(run: Callable[..., str], photo: Photo, tmp
     (tmp_path / "in/notes.txt").write_text("not a picture")
     out = tmp_path / "out" / "deep"
     assert run("downscale", tmp_path / "in", "-r", "-o", out) == "2 done\n"
-    assert names(out) == {"a.thumb.webp", "trip/day 1/b.thumb.webp"}
+    assert names(out) == {"a.thumb.avif", "trip/day 1/b.thumb.avif"}
     run("upscale", out, "-r", "-o", tmp_path / "back")
     assert names(tmp_path / "back") == {"a.restored.png", "trip/day 1/b.restored.png"}
 
@@ -70,7 +70,7 @@ def test_folder_is_not_searched_deeper_unasked(run: Callable[..., str], photo: P
     photo("in/a.png")
     photo("in/trip/b.png")
     run("downscale", tmp_path / "in")
-    assert names(tmp_path) == {"in/a.png", "in/trip/b.png", "in/a.thumb.webp"}
+    assert names(tmp_path) == {"in/a.png", "in/trip/b.png", "in/a.thumb.avif"}
 
 
 def test_folders_pass_over_our_outputs(run: Callable[..., str], photo: Photo, tmp_path: Path) -> None:
@@ -81,15 +81,15 @@ def test_folders_pass_over_our_outputs(run: Callable[..., str], photo: Photo, tm
         run("roundtrip", tmp_path, "--overwrite")
     assert names(tmp_path) == {
         "photo.jpg",
-        "photo.thumb.webp",
+        "photo.thumb.avif",
         "photo.restored.png",
         "photo.roundtrip.png",
     }
 
 
 def test_an_output_that_is_named_is_taken(run: Callable[..., str], photo: Photo, tmp_path: Path) -> None:
-    run("downscale", photo("photo.thumb.webp", 40, 40))
-    assert Image.open(tmp_path / "photo.thumb.thumb.webp").size == (3, 3)
+    run("downscale", photo("photo.thumb.avif", 40, 40))
+    assert Image.open(tmp_path / "photo.thumb.thumb.avif").size == (3, 3)
 
 
 def test_upscale_takes_every_picture_where_no_thumbnail_is(
@@ -106,12 +106,12 @@ def test_exists_already(run: Callable[..., str], photo: Photo, tmp_path: Path, m
     for name in ("a.png", "b.png", "c.png"):
         photo(name)
     run("downscale", tmp_path / "a.png")
-    before = (tmp_path / "a.thumb.webp").stat().st_mtime_ns
+    before = (tmp_path / "a.thumb.avif").stat().st_mtime_ns
     text = run("downscale", tmp_path)
     assert text == "2 done, 1 skipped, exist already; --overwrite to redo\n"
-    assert (tmp_path / "a.thumb.webp").stat().st_mtime_ns == before
+    assert (tmp_path / "a.thumb.avif").stat().st_mtime_ns == before
     assert run("downscale", tmp_path, "--overwrite") == "3 done\n"
-    assert (tmp_path / "a.thumb.webp").stat().st_mtime_ns != before
+    assert (tmp_path / "a.thumb.avif").stat().st_mtime_ns != before
     monkeypatch.setattr(FaithEIRPipeline, "from_pretrained", None)  # nothing is loaded for nothing
     assert run("downscale", tmp_path) == "3 skipped, exist already; --overwrite to redo\n"
 
@@ -123,7 +123,7 @@ def test_same_file_twice_is_done_once(run: Callable[..., str], photo: Photo, tmp
 
 def test_pictures_keep_their_alpha(run: Callable[..., str], photo: Photo, tmp_path: Path) -> None:
     run("roundtrip", photo("a.png", mode="RGBA"))
-    assert Image.open(tmp_path / "a.thumb.webp").mode == "RGBA"
+    assert Image.open(tmp_path / "a.thumb.avif").mode == "RGBA"
     assert Image.open(tmp_path / "a.restored.png").mode == "RGBA"
     assert Image.open(tmp_path / "a.roundtrip.png").mode == "RGB"
 
@@ -136,7 +136,7 @@ def test_scale_names_the_embedded_model(photo: Photo, tmp_path: Path) -> None:
     path = photo("a.png", 70, 45)
     for arguments, size in (((), (5, 3)), (("--scale", 16), (5, 3)), (("--scale", 32), (3, 2))):
         ok("downscale", path, "--overwrite", *arguments)
-        assert Image.open(tmp_path / "a.thumb.webp").size == size
+        assert Image.open(tmp_path / "a.thumb.avif").size == size
 
 
 def test_scale_and_model_that_disagree(tiny_model: Path, photo: Photo) -> None:
@@ -158,8 +158,8 @@ def test_thumbnails_name_their_models(photo: Photo, tmp_path: Path) -> None:
     ok("upscale", tmp_path)
     assert Image.open(tmp_path / "a.restored.png").size == (70, 45)
     assert Image.open(tmp_path / "b.restored.png").size == (45, 70)
-    assert "scale 32" in refused("upscale", tmp_path / "b.thumb.webp", "--scale", 16, "--overwrite")
-    sentence = refused("upscale", tmp_path / "b.thumb.webp", "--model", "nano-x16", "--overwrite")
+    assert "scale 32" in refused("upscale", tmp_path / "b.thumb.avif", "--scale", 16, "--overwrite")
+    sentence = refused("upscale", tmp_path / "b.thumb.avif", "--model", "nano-x16", "--overwrite")
     assert "32" in sentence
     assert "nano-x16" in sentence
 
@@ -167,11 +167,11 @@ def test_thumbnails_name_their_models(photo: Photo, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("embedded")
 def test_thumbnail_of_a_model_that_is_not_here(run: Callable[..., str], photo: Photo, tmp_path: Path) -> None:
     run("downscale", photo("a.png"))
-    thumbnail = tmp_path / "a.thumb.webp"
+    thumbnail = tmp_path / "a.thumb.avif"
     text = refused("upscale", thumbnail)
     assert Thumbnail.open(thumbnail).info.weights in text  # type: ignore[union-attr]
     assert "give the folder or the Hub id" in text
-    assert names(tmp_path) == {"a.png", "a.thumb.webp"}
+    assert names(tmp_path) == {"a.png", "a.thumb.avif"}
 
 
 @pytest.mark.usefixtures("embedded")
@@ -180,13 +180,13 @@ def test_metadata_does_not_choose_folders(
 ) -> None:
     monkeypatch.chdir(tiny_model.parent)  # where the folder tiny-x16 is
     ok("downscale", photo("a.png"), "--model", tiny_model)
-    assert "give the folder or the Hub id" in refused("upscale", tmp_path / "a.thumb.webp")
+    assert "give the folder or the Hub id" in refused("upscale", tmp_path / "a.thumb.avif")
 
 
 @pytest.mark.usefixtures("embedded")
 def test_stripped_metadata(run: Callable[..., str], photo: Photo, tmp_path: Path) -> None:
     run("downscale", photo("a.png", 70, 45))
-    thumbnail = stripped(tmp_path / "a.thumb.webp")
+    thumbnail = stripped(tmp_path / "a.thumb.avif")
     for arguments, size in (((), (80, 48)), (("--scale", 16), (80, 48)), (("--scale", 32), (160, 96))):
         ok("upscale", thumbnail, "--overwrite", *arguments)
         assert Image.open(tmp_path / "a.restored.png").size == size
@@ -195,10 +195,10 @@ def test_stripped_metadata(run: Callable[..., str], photo: Photo, tmp_path: Path
 def test_thumbnail_of_other_weights(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
     other = save_tiny_model(tmp_path / "models" / "other", model_config(name="tiny-x16"), seed=1)
     ok("downscale", photo("a.png"), "--model", other)
-    result = call("upscale", tmp_path / "a.thumb.webp", "--model", tiny_model)
+    result = call("upscale", tmp_path / "a.thumb.avif", "--model", tiny_model)
     assert result.exit_code == 0
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"faitheir: warning: {tmp_path / 'a.thumb.webp'}: ")
+    assert line.startswith(f"faitheir: warning: {tmp_path / 'a.thumb.avif'}: ")
     assert "tiny-x16" in line
     assert Image.open(tmp_path / "a.restored.png").size == (70, 45)
 
@@ -312,8 +312,8 @@ def test_no_gpu(command: str, tiny_model: Path, photo: Photo, tmp_path: Path) ->
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.usefixtures("embedded")
 def test_no_gpu_is_said_once(photo: Photo, tmp_path: Path) -> None:
-    photo("a.thumb.webp")
-    photo("b.thumb.webp")
+    photo("a.thumb.avif")
+    photo("b.thumb.avif")
     assert "cuda" in refused("upscale", tmp_path, "--device", "cuda")
 
 
@@ -324,7 +324,7 @@ def test_pictures_are_made_in_bfloat16_where_that_is_fast(
     monkeypatch.setattr(devices, "native_bfloat16", lambda _: native)
     path = photo("a.png")
     run("downscale", path)
-    small = tmp_path / "a.thumb.webp"
+    small = tmp_path / "a.thumb.avif"
     made = {}
     for name, options in (("default", ()), ("half", ("--dtype", "bfloat16")), ("full", ("--dtype", "float32"))):
         run("upscale", small, "-o", tmp_path / name, "--device", "cpu", *options)
@@ -337,7 +337,7 @@ def test_pictures_are_made_in_bfloat16_where_that_is_fast(
 def test_tile_and_dtype(run: Callable[..., str], photo: Photo, tmp_path: Path, tiny_model: Path) -> None:
     path = photo("a.png", 700, 300)
     run("downscale", path, "--tile", 256, "--dtype", "bfloat16", "--device", "cpu")
-    run("upscale", tmp_path / "a.thumb.webp", "--tile", 256, "--dtype", "auto", "--device", "auto")
+    run("upscale", tmp_path / "a.thumb.avif", "--tile", 256, "--dtype", "auto", "--device", "auto")
     assert Image.open(tmp_path / "a.restored.png").size == (700, 300)
     assert "tile" in refused("downscale", path, "--model", tiny_model, "--tile", 16, "--overwrite")
 
@@ -351,11 +351,11 @@ def test_roundtrip(run: Callable[..., str], photo: Photo, tmp_path: Path) -> Non
     source = photo("photo.png", 100, 60)
     text = run("roundtrip", source, "-o", tmp_path / "out", "--format", "jpg")
     out = tmp_path / "out"
-    assert names(out) == {"photo.thumb.webp", "photo.restored.jpg", "photo.roundtrip.png"}
+    assert names(out) == {"photo.thumb.avif", "photo.restored.jpg", "photo.roundtrip.png"}
     a, b = (np.array(Image.open(path).convert("RGB")) for path in (source, out / "photo.restored.jpg"))
     assert f"PSNR {psnr(a, b):.2f} dB" in text
     assert f"SSIM {ssim(a, b):.4f}" in text
-    size = (out / "photo.thumb.webp").stat().st_size
+    size = (out / "photo.thumb.avif").stat().st_size
     assert f"{size * 8 / 6000:.4f}" in text
     for part in ("100 x 60", "7 x 4", f"{source.stat().st_size:,} bytes", f"{size:,} bytes", "down", "up"):
         assert part in text
@@ -363,7 +363,7 @@ def test_roundtrip(run: Callable[..., str], photo: Photo, tmp_path: Path) -> Non
     assert row.shape == (60, 3 * 100 + 16, 3)
     assert (row[:, :100] == a).all()
     assert (row[:, -100:] == b).all()
-    small = np.array(Image.open(out / "photo.thumb.webp").convert("RGB"))
+    small = np.array(Image.open(out / "photo.thumb.avif").convert("RGB"))
     assert (row[:, 108:208] == small.repeat(16, 0).repeat(16, 1)[:60, :100]).all()
 
 

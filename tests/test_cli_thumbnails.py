@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from command import names, ok, refused
-from faitheir.thumbnail import DEFAULT_FORMAT, Thumbnail
+from faitheir.thumbnail import Thumbnail
 
 Photo = Callable[..., Path]
 PREFIX = {"downscale": "--", "roundtrip": "--thumbnail-"}
@@ -35,14 +35,11 @@ def test_quality_and_lossless(command: str, tiny_model: Path, photo: Photo, tmp_
     sizes = []
     for value in (10, 95):
         ok(command, path, quality, value, "--model", tiny_model, "--overwrite")
-        sizes.append((tmp_path / "a.thumb.webp").stat().st_size)
+        sizes.append((tmp_path / "a.thumb.avif").stat().st_size)
     assert sizes[0] < sizes[1]
     ok(command, path, "--lossless", "--model", tiny_model, "-o", tmp_path / "lossless")
     ok(command, path, f"{PREFIX[command]}format", "png", "--model", tiny_model, "-o", tmp_path / "png")
-    a, b = (
-        Thumbnail.open(tmp_path / name).picture.rgb
-        for name in (f"lossless/a.thumb.{DEFAULT_FORMAT}", "png/a.thumb.png")
-    )
+    a, b = (Thumbnail.open(tmp_path / name).picture.rgb for name in ("lossless/a.thumb.webp", "png/a.thumb.png"))
     assert (a == b).all()
 
 
@@ -116,8 +113,8 @@ def test_exif(command: str, tiny_model: Path, photo: Photo, tmp_path: Path) -> N
     kept = {}
     for mode in (None, "safe", "all", "none"):
         text = ok(command, path, "--model", tiny_model, "--overwrite", *(["--exif", mode] if mode else []))
-        stored = (tmp_path / "a.thumb.webp").read_bytes()
-        kept[mode] = Image.open(tmp_path / "a.thumb.webp").getexif()
+        stored = (tmp_path / "a.thumb.avif").read_bytes()
+        kept[mode] = Image.open(tmp_path / "a.thumb.avif").getexif()
         assert (b"A0123456789" in stored) == (mode == "all")
         assert bool(kept[mode].get_ifd(ExifTags.IFD.GPSInfo)) == (mode == "all")
         assert ("of them EXIF" in text) == (mode != "none")

@@ -218,7 +218,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     save_model(tmp_path / "plain", tiny(), model_config())
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     ok("downscale", tmp_path / "a.png", "--model", tmp_path / "model")
-    thumbnail = tmp_path / "a.thumb.webp"
+    thumbnail = tmp_path / "a.thumb.avif"
     restored = {}
     for fidelity in ("0", "0.5", "1"):
         folder = tmp_path / f"out{fidelity}"

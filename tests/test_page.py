@@ -356,16 +356,16 @@ def test_results_are_downloaded_one_by_one_and_as_a_zip(
 
     page.find("#download-thumbnail").click()
     page.find("#download-picture").click()
-    thumbnail, restored = downloaded("grün a.thumb.png"), downloaded("grün a.restored.jpg")
+    thumbnail, restored = downloaded("grün a.thumb.avif"), downloaded("grün a.restored.jpg")
     assert thumbnail == server.post("/v1/thumbnails", path.read_bytes()).body
     assert Image.open(io.BytesIO(restored)).size == (160, 112)
     page.find("#download-all").click()
     with zipfile.ZipFile(io.BytesIO(downloaded("faitheir.zip"))) as archive:
         assert archive.testzip() is None
         assert archive.namelist() == [
-            *("grün a.thumb.png", "grün a.restored.jpg", "grün a-2.thumb.png", "grün a-2.restored.jpg"),
+            *("grün a.thumb.avif", "grün a.restored.jpg", "grün a-2.thumb.avif", "grün a-2.restored.jpg"),
         ]
-        assert archive.read("grün a.thumb.png") == thumbnail
+        assert archive.read("grün a.thumb.avif") == thumbnail
         assert archive.read("grün a-2.restored.jpg") == restored
 
 

@@ -82,7 +82,7 @@ def test_a_photograph_becomes_a_thumbnail_and_a_picture_again(
     # The same as the library makes, byte for byte.
     (tmp_path / "a.jpg").write_bytes(jpeg)
     pipeline = FaithEIRPipeline.from_pretrained(models[0])
-    assert made.body == pipeline.downscale(tmp_path / "a.jpg").encode("png")
+    assert made.body == pipeline.downscale(tmp_path / "a.jpg").encode()
 
     back = server.post("/v1/pictures", made.body)
     assert back.status == 200
@@ -123,7 +123,7 @@ def test_anybodys_small_picture_is_restored(server: Server, photo: Callable[...,
 @pytest.mark.filterwarnings("ignore::faitheir.WeightsMismatchWarning")
 def test_a_thumbnail_of_a_model_that_is_not_here(server: Server, tmp_path: Path, jpeg: bytes) -> None:
     stranger = save_tiny_model(tmp_path / "stranger", model_config(name="stranger"), seed=5)
-    thumbnail = FaithEIRPipeline.from_pretrained(stranger).downscale(opened(jpeg)).encode("png")
+    thumbnail = FaithEIRPipeline.from_pretrained(stranger).downscale(opened(jpeg)).encode()
     answer = server.post("/v1/pictures", thumbnail)
     assert answer.status == 422
     assert "tiny-x16, tiny-x32" in answer.detail

@@ -59,17 +59,17 @@ class Naming:
 
 
 def thumbnail_naming(files: "ThumbnailFiles") -> Naming:
-    """photo.jpg gives photo.thumb.png, or another suffix."""
+    """photo.jpg gives photo.thumb.avif, or another suffix."""
     return Naming(files.endings, len(files.suffixes))
 
 
 def restored_naming(format: RestoredFormat) -> Naming:  # noqa: A002
-    """photo.thumb.png gives photo.restored.png, or another suffix."""
+    """photo.thumb.avif gives photo.restored.png, or another suffix."""
     return Naming((f"{RESTORED_MARK}.{format}",), wanted=is_thumbnail, otherwise=is_photograph, base=base_name)
 
 
 def round_trip_naming(files: "ThumbnailFiles", format: RestoredFormat) -> Naming:  # noqa: A002
-    """photo.jpg gives photo.thumb.png, photo.restored.png and photo.roundtrip.png."""
+    """photo.jpg gives photo.thumb.avif, photo.restored.png and photo.roundtrip.png."""
     endings = (*files.endings, f"{RESTORED_MARK}.{format}", f"{SIDE_BY_SIDE_MARK}.png")
     return Naming(endings, len(files.suffixes))
 
@@ -134,6 +134,8 @@ class ThumbnailFiles:
             return (self.format,)
         if self.budget:
             return get_args(ThumbnailFormat)
+        if self.lossless:
+            return ("webp",)
         return (DEFAULT_FORMAT,)
 
     @property

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 _all_frames_option = click.option(
     "--all-frames",
     is_flag=True,
-    help="Process every frame or page of animated and multi-page files; photo.gif gives photo.001.thumb.png and so on. "
-    "[default: the first]",
+    help="Process every frame or page of animated and multi-page files; photo.gif gives photo.001.thumb.avif and "
+    "so on. [default: the first]",
 )
 
 
@@ -90,8 +90,8 @@ def downscale(
 ) -> None:
     """Make thumbnail files from photographs.
 
-    INPUTS are pictures and folders. photo.jpg becomes photo.thumb.webp, an ordinary picture file that
-    `faitheir upscale` restores. In folders, hidden files and files named like outputs (NAME.thumb.webp,
+    INPUTS are pictures and folders. photo.jpg becomes photo.thumb.avif, an ordinary picture file that
+    `faitheir upscale` restores. In folders, hidden files and files named like outputs (NAME.thumb.avif,
     NAME.restored.png, NAME.roundtrip.png) are skipped. Several processes may share a folder.
 
     With --bytes or --bpp the format that gives the best quality is chosen for each photograph.
@@ -141,8 +141,8 @@ def upscale(
 ) -> None:
     """Restore full-size pictures from thumbnail files.
 
-    INPUTS are thumbnails and folders. photo.thumb.webp becomes photo.restored.png. In folders, files named
-    like thumbnails (NAME.thumb.webp) are restored; if there are none, every picture is. Several processes may
+    INPUTS are thumbnails and folders. photo.thumb.avif becomes photo.restored.png. In folders, files named
+    like thumbnails (NAME.thumb.avif) are restored; if there are none, every picture is. Several processes may
     share a folder.
 
     The model that made a thumbnail restores it, unless --model names another. A thumbnail without metadata
@@ -205,7 +205,7 @@ def roundtrip(
 ) -> None:
     """Downscale, restore, and measure the error.
 
-    INPUTS are pictures and folders. photo.jpg gives photo.thumb.png, photo.restored.png and
+    INPUTS are pictures and folders. photo.jpg gives photo.thumb.avif, photo.restored.png and
     photo.roundtrip.png, which shows the original, the enlarged thumbnail and the restored picture side by
     side. Everything is measured from the files. In folders, hidden files and files named like outputs are
     skipped.

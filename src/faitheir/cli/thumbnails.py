@@ -17,14 +17,15 @@ def thumbnail_options(prefix: str = "") -> Callable[[F], F]:
             f"--{prefix}format",
             "format",
             type=click.Choice(get_args(ThumbnailFormat)),
-            help=f"Format of the thumbnails. [default: {DEFAULT_FORMAT}; with --bytes and --bpp: the best for each]",
+            help=f"Format of the thumbnails. [default: {DEFAULT_FORMAT}; with --lossless: webp; with --bytes and --bpp: "
+            "the best for each]",
         ),
         click.option(
             f"--{prefix}quality",
             "quality",
             metavar="0..100",
             type=click.IntRange(0, 100),
-            help="Quality of webp, avif and jpg thumbnails. [default: 90 for webp, 80 for avif, 85 for jpg]",
+            help="Quality of webp, avif and jpg thumbnails. [default: 70 for avif, 90 for webp, 85 for jpg]",
         ),
         click.option("--lossless", is_flag=True, help="Store the thumbnail's pixels unchanged, in webp or png."),
         click.option(

@@ -422,9 +422,7 @@ def create_app(service: Service, access: Access | None = None, *, example: bool 
         float | None,
         Query(ge=0, le=1, description="From 0, the most natural picture, to 1, the most accurate."),
     ]
-    Loss = Annotated[
-        int | None, Query(ge=0, le=100, description="Of a lossy webp, avif or jpg; png and webp are lossless without.")
-    ]
+    Loss = Annotated[int | None, Query(ge=0, le=100, description="Of webp, avif or jpg; png is lossless.")]
     Quality = Annotated[int | None, Query(ge=1, le=100, description="Of jpg (default 95) and webp (default lossless).")]
     Known = Annotated[str | None, Header(alias="If-None-Match", description="An ETag that was given before.")]
 

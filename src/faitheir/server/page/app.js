@@ -21,7 +21,7 @@ const decibels = (value) => (Number.isFinite(value) ? `${number(value, 2)} dB` :
 const say = (text) => { at("status").textContent = text; };
 
 const EXTENSIONS = { "image/png": "png", "image/webp": "webp", "image/avif": "avif", "image/jpeg": "jpg", "image/tiff": "tiff" };
-const FORMATS = { png: "PNG (lossless)", webp: "WebP (lossless)", avif: "AVIF", jpg: "JPEG" };
+const FORMATS = { png: "PNG (lossless)", webp: "WebP", avif: "AVIF", jpg: "JPEG" };
 // Pictures that the server is asked for at once: one is sent while the other is worked on.
 const AT_ONCE = 2;
 
@@ -89,11 +89,13 @@ async function start() {
     return;
   }
   const document_ = await (await ask("/v1/openapi.json")).json();
-  const formats = Object.keys(document_.paths["/v1/thumbnails"].post.responses[200].content);
+  const thumbnails = document_.paths["/v1/thumbnails"].post;
+  const formats = Object.keys(thumbnails.responses[200].content);
   at("model").replaceChildren(...models.map(({ name, scale }) =>
     make("option", { value: name, textContent: `${scale}× smaller (${name})` })));
   at("thumbnail-format").replaceChildren(...formats.map((type) =>
     make("option", { value: EXTENSIONS[type], textContent: FORMATS[EXTENSIONS[type]] })));
+  at("thumbnail-format").value = thumbnails.parameters.find(({ name }) => name === "format").schema.default;
   at("access").hidden = true;
   say("");
 }
