@@ -41,7 +41,7 @@ def test_down_and_up_beside_the_input(run: Callable[..., str], photo: Photo, tmp
 
 def test_formats(run: Callable[..., str], photo: Photo, tmp_path: Path) -> None:
     run("downscale", photo("photo.png"), "--format", "webp")
-    thumbnail = tmp_path / "photo.thumb.avif"
+    thumbnail = tmp_path / "photo.thumb.webp"
     for suffix in ("png", "jpg", "webp", "tiff"):
         run("upscale", thumbnail, "--format", suffix)
         assert Image.open(tmp_path / f"photo.restored.{suffix}").size == (70, 45)
