@@ -43,6 +43,7 @@ RECIPES: dict[str, list[str]] = {
     "nano-x16": ["joint", "texture", "restoration", "fidelity"],
     "nano-x32": ["joint", "texture", "restoration", "fidelity"],
     "nano-x16-lossy": ["lossy", "fidelity"],
+    "nano-x32-lossy": ["lossy", "fidelity"],
     "finetune": [],
     "turbo-x16": [],
     "turbo-x32": [],

@@ -17,8 +17,8 @@ def thumbnail_options(prefix: str = "") -> Callable[[F], F]:
             f"--{prefix}format",
             "format",
             type=click.Choice(get_args(ThumbnailFormat)),
-            help=f"Format of the thumbnails. [default: {DEFAULT_FORMAT}; with --lossless: webp; with --bytes and --bpp: "
-            "the best for each]",
+            help=f"Format of the thumbnails. [default: {DEFAULT_FORMAT}; with --lossless: webp; with --bytes and "
+            "--bpp: the best for each]",
         ),
         click.option(
             f"--{prefix}quality",
