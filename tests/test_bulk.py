@@ -104,7 +104,7 @@ def paths(part: Part) -> list[str]:
 
 def test_a_tree_is_mirrored_and_what_is_no_photograph_is_left_out(tmp_path: Path) -> None:
     taken = ["a.jpg", "b/c.PNG", "b/d/e.webp"]
-    others = [".hidden.jpg", ".folder/a.jpg", "a.thumb.png", "b/c.restored.png", "notes.txt", f"{RECORDS}/x.jpg"]
+    others = [".hidden.jpg", ".folder/a.jpg", "a.thumb.avif", "b/c.restored.png", "notes.txt", f"{RECORDS}/x.jpg"]
     fill(tmp_path / "in", *taken, *others)
     part = planned(tmp_path / "in", tmp_path / "out")
     assert paths(part) == taken
@@ -115,12 +115,12 @@ def test_a_tree_is_mirrored_and_what_is_no_photograph_is_left_out(tmp_path: Path
 
 def test_what_is_in_the_target_is_skipped_without_being_opened(elsewhere: str) -> None:
     fill(elsewhere + "in", "a.jpg", "b/c.jpg", "b/d.jpg")
-    fill(elsewhere + "out", "b/c.thumb.png")
+    fill(elsewhere + "out", "b/c.thumb.avif")
     Elsewhere.sealed = True
     part = planned(elsewhere + "in", elsewhere + "out")
     assert paths(part) == ["a.jpg", "b/d.jpg"]
     (skipped,) = part.skipped
-    assert (skipped.path, skipped.outputs, skipped.bytes_after) == ("b/c.jpg", [f"{elsewhere}out/b/c.thumb.png"], 15)
+    assert (skipped.path, skipped.outputs, skipped.bytes_after) == ("b/c.jpg", [f"{elsewhere}out/b/c.thumb.avif"], 15)
 
 
 @given(st.sets(st.sampled_from([f"{f}{n}" for f in ("", "a/", "a/b/", "c/") for n in "123456"]), min_size=1), st.data())
@@ -131,7 +131,7 @@ def test_every_photograph_is_to_be_done_or_skipped_and_never_both(bases: set[str
     if filesystem.exists("/every"):
         filesystem.rm("/every", recursive=True)
     fill(f"{root}/in", *(f"{name}.jpg" for name in bases))
-    fill(f"{root}/out", *(f"{name}.thumb.png" for name in there), "unrelated.txt")
+    fill(f"{root}/out", *(f"{name}.thumb.avif" for name in there), "unrelated.txt")
     part = planned(f"{root}/in", f"{root}/out")
     assert {file.base for file in part.files} == bases - there
     assert {skipped.path for skipped in part.skipped} == {f"{name}.jpg" for name in there}
@@ -155,9 +155,9 @@ def test_thumbnails_are_taken_before_other_pictures(tmp_path: Path) -> None:
     naming = restored_naming("png")
     fill(tmp_path / "in", "a.png", "b/c.restored.png")
     assert paths(planned(tmp_path / "in", tmp_path / "out", naming)) == ["a.png"]
-    fill(tmp_path / "in", "b/d.thumb.png")
+    fill(tmp_path / "in", "b/d.thumb.avif")
     part = planned(tmp_path / "in", tmp_path / "out", naming)
-    assert [(file.path, file.base) for file in part.files] == [("b/d.thumb.png", "b/d")]
+    assert [(file.path, file.base) for file in part.files] == [("b/d.thumb.avif", "b/d")]
 
 
 def test_conflicts_are_those_of_the_batch_commands(tmp_path: Path) -> None:
@@ -314,8 +314,8 @@ def test_the_record_of_settings(tmp_path: Path) -> None:
 
 def test_outputs_older_than_their_settings_are_made_anew(tmp_path: Path) -> None:
     fill(tmp_path / "in", "a.jpg", "b.jpg")
-    fill(tmp_path / "out", "a.thumb.png", "b.thumb.png")
-    os.utime(tmp_path / "out" / "a.thumb.png", (100, 100))
+    fill(tmp_path / "out", "a.thumb.avif", "b.thumb.avif")
+    os.utime(tmp_path / "out" / "a.thumb.avif", (100, 100))
     assert paths(planned(tmp_path / "in", tmp_path / "out", since=200)) == ["a.jpg"]
 
 
@@ -443,11 +443,18 @@ def test_manifests_are_read_by_other_programs(tmp_path: Path) -> None:
     target = Store(str(tmp_path))
     manifest = Manifest(target, "run", "0123456789abcdef")
     fill(tmp_path / "in", "a.jpg")
-    fill(tmp_path / "out", "a.thumb.png")
+    fill(tmp_path / "out", "a.thumb.avif")
     manifest.skipped(planned(tmp_path / "in", tmp_path / "out").skipped, Store("photos"))
     manifest.add({"path": "b.jpg", "status": "failed", "error": "damaged"})
     manifest.flush()
-    row = {"status": "done", "outputs": ["c.thumb.png"], "width": 70, "height": 45, "bytes_before": 9, "bytes_after": 5}
+    row = {
+        "status": "done",
+        "outputs": ["c.thumb.avif"],
+        "width": 70,
+        "height": 45,
+        "bytes_before": 9,
+        "bytes_after": 5,
+    }
     manifest.add({"path": "c\udcff.jpg", "model": "nano", "weights": "0" * 16, "seconds_model": 0.5} | row)
     manifest.flush()
     manifest.flush()

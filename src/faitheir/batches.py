@@ -171,7 +171,7 @@ class ThumbnailFiles:
 
         def candidates() -> "Iterator[FaithEIRPipeline]":
             yield pipelines.for_thumbnail()
-            if self._budget and pipelines.model is None and scale is None:
+            if self.budget and pipelines.model is None and scale is None:
                 yield pipelines.open(DEFAULT_MODELS[32])
 
         refused: ThumbnailError | None = None
@@ -204,7 +204,7 @@ def open_pipelines(scale: str | None, model: str | None, **options: Any) -> "Pip
     ``options``: for `Pipelines`. The process keeps the memory it frees.
     """
     from faitheir.devices import keep_freed_memory
-    from faitheir.models import DEFAULT_MODELS, find_model, read_config
+    from faitheir.models import DEFAULT_MODELS
     from faitheir.pipeline import Pipelines
 
     check_scale(scale, model)

@@ -166,7 +166,7 @@ class _Setup:
 
     def _settings(self) -> dict[str, Any]:
         """All that outputs depend on: what TARGET's record holds."""
-        from faitheir.models import DEFAULT_MODEL, embedded_models, find_model, stored_hash
+        from faitheir.models import DEFAULT_MODELS, embedded_models, find_model, stored_hash
 
         model = self.options.get("model")
         check_scale(self.scale, model)
@@ -175,7 +175,7 @@ class _Setup:
         elif self.verb == "upscale" or self.files.budget:
             models = embedded_models()
         else:
-            models = [f"nano-x{self.scale}" if self.scale else DEFAULT_MODEL]
+            models = [DEFAULT_MODELS[int(self.scale or 16)]]
         settings: dict[str, Any] = {
             "weights": {Path(name).name: stored_hash(find_model(name)) for name in models},
             "scale": self.scale,
