@@ -215,7 +215,7 @@ def test_a_machine_and_a_worker_are_lost(cluster: Callable[[int, int], Any], tin
     result = in_thread(bulk.downscale, str(photos), str(target), model=str(tiny_model))
 
     def outputs() -> int:
-        return len(list(target.rglob("*.thumb.png")))
+        return len(list(target.rglob("*.thumb.avif")))
 
     wait_for(lambda: outputs() > 5)
     for worker in (processes("ray::MapWorker") or processes("ray::Map"))[:1]:
@@ -243,7 +243,7 @@ def test_the_driver_is_killed_and_started_again(
     target = tmp_path / "out"
     arguments = command("downscale", photos, target, address, tiny_model)
     driver = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: len(list(target.rglob("*.thumb.png"))) > 10)
+    wait_for(lambda: len(list(target.rglob("*.thumb.avif"))) > 10)
     driver.kill()
     driver.wait()
     partial = contents(target)
@@ -298,7 +298,7 @@ def test_ten_poison_files_among_two_hundred(
     run = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert run.returncode == 1, run.stderr
     assert run.stdout.startswith("190 done, 10 failed\n")
-    lost = {f"{path.relative_to(photos).with_suffix('')}.thumb.png" for path in poison}
+    lost = {f"{path.relative_to(photos).with_suffix('')}.thumb.avif" for path in poison}
     assert contents(target) == {n: data for n, data in contents(tmp_path / "plain").items() if n not in lost}
     failed = {row["path"]: row["error"] for row in manifest(target) if row["status"] == "failed"}
     assert failed.keys() == set(map(str, poison))
