@@ -18,7 +18,7 @@ LAYERS = [
     {"models", "untrusted", "arguments"},
     {"pipeline", "client"},
     {"batches"},
-    {"evaluation"},
+    {"evaluation", "export"},
     {"comparison", "training", "bulk"},
     {"server"},
     {"cli"},
@@ -41,6 +41,7 @@ EXTRAS = {
         "tifffile",
     ),
     *("ray", "fsspec", "pyarrow", "s3fs"),
+    *("onnx", "onnxruntime", "onnxscript"),
     *("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"),
 }
 

@@ -1,5 +1,6 @@
 """From pictures to thumbnails and back: files, tiles, device and precision around a model."""
 
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -154,6 +155,27 @@ class FaithEIRPipeline:
     def tile(self) -> int:
         """Side of a tile, in pixels of the full-size picture."""
         return self._tile * self.scale
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """How thumbnails are padded and tiled, in thumbnail pixels but for ``scale``; for programs that do the same.
+
+        ``multiple``: sides are padded to multiples of it by repeating the edge. ``align``: tiles start on multiples of
+        it. ``overlap``, ``tile``: as ``tiling.spans`` has them.
+        """
+        return {
+            "scale": self.scale,
+            "multiple": self._multiple,
+            "align": self._align,
+            "overlap": self._overlap,
+            "tile": self._tile,
+        }
+
+    @property
+    def licence(self) -> str | None:
+        """The licence that the model card names, None where it names none."""
+        found = re.search(r"\A---\n(?:.*\n)*?license: *(\S+)", self.card or "")
+        return found and found[1]
 
     @property
     def device(self) -> torch.device:

@@ -332,7 +332,8 @@ class Decoder(nn.Module):
 def _enlarge(colours: Tensor) -> Tensor:
     """Bilinear, by ``STRIDE``: (B, C, h, w) -> (B, C, 8 h, 8 w)."""
     # Enlarging, the filter against aliasing is the bilinear one, and on CPUs torch's way with it is three times faster.
-    antialias = colours.device.type == "cpu"
+    # Traced, it is for others to run, some of which know no such filter.
+    antialias = colours.device.type == "cpu" and not torch.compiler.is_compiling()
     return F.interpolate(
         colours.contiguous(), scale_factor=STRIDE, mode="bilinear", align_corners=False, antialias=antialias
     )

@@ -2,7 +2,7 @@
 
 import click
 
-from faitheir.cli import bulk, info, measure, pictures, serve, train
+from faitheir.cli import bulk, export, info, measure, pictures, serve, train
 from faitheir.cli.options import EPILOG, Commands, verbose_option
 
 
@@ -32,5 +32,6 @@ for _command in (
     *(train.train, train.data),
     serve.serve,
     bulk.bulk,
+    export.export,
 ):
     main.add_command(_command)

@@ -18,7 +18,7 @@ from faitheir.nn.embedder import Condition, make_embedder
 from faitheir.nn.fidelity import FidelityOffsets, MergedModules, with_weights
 from faitheir.nn.priors import make_prior
 from faitheir.nn.quantize import quantize_8bit, raw_to_unit, unit_to_raw
-from faitheir.nn.reversible import LR_CHANNELS, BlockKind, LatentRescaler, PyramidRescaler
+from faitheir.nn.reversible import LR_CHANNELS, BlockKind, LatentRescaler, OrthogonalTransform, PyramidRescaler
 
 
 class Backbone(nn.Module):
@@ -269,6 +269,23 @@ class FaithEIR(nn.Module):
         if torch.is_grad_enabled():
             return merge()
         return self._merged.get(fidelity, (*weights.values(), *offsets.parameters()), merge)
+
+    def settled(self, fidelity: float = 0.0) -> Self:
+        """A copy, for inference alone, in which ``fidelity`` is merged and orthogonal matrices are plain ones.
+
+        It restores as the model does at that fidelity, has no setting of it, and shares the tensors that are the same.
+        Raises ConfigError as ``check_fidelity`` does.
+        """
+        self.check_fidelity(fidelity)
+        with torch.no_grad():
+            offsets = self.fidelity if fidelity else None
+            moved = {} if offsets is None else offsets(self._restoring_weights(), fidelity)
+            model = with_weights(self, {f"backbone.{name}": nn.Parameter(w, False) for name, w in moved.items()})
+            model.fidelity = None
+            for module in model.modules():
+                if isinstance(module, OrthogonalTransform):
+                    module.settle()
+        return model
 
     def _restore(
         self, y: Tensor, origin: tuple[int, int] = (0, 0), fidelity: float = 0.0

@@ -101,6 +101,14 @@ class OrthogonalTransform(nn.Module):
         w: Tensor = self._float32(self.base) @ torch.linalg.matrix_exp(skew - skew.T)
         return w
 
+    def settle(self) -> None:
+        """Hold W itself in place of what it is computed from: for inference alone, which then computes nothing."""
+        free = nn.Parameter(self.matrix(), requires_grad=False)
+        for name in ("base", "skew", "free"):
+            if hasattr(self, name):
+                delattr(self, name)
+        self.kind, self.orthogonality, self.free = "lrt", "init", free
+
     @staticmethod
     def _float32(t: Tensor | nn.Module) -> Tensor:
         assert isinstance(t, Tensor)

@@ -1,0 +1,162 @@
+"""The halves of a model as ONNX files, each with its description beside it, written once they are checked."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from faitheir.errors import ConfigError, ModelError
+from faitheir.export.graph import OPSET, Half, prepared, trace
+from faitheir.export.weights import Precision, stored
+from faitheir.pipeline import FaithEIRPipeline
+from faitheir.storage import write_atomic
+from faitheir.version import __version__
+
+if TYPE_CHECKING:
+    pass
+
+HALVES: tuple[Half, ...] = ("down", "up")
+
+#: Levels of 255 by which a graph in float32 may differ from the model: its sums are in another order.
+TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    ``about``: its description, as in the JSON file beside it. ``mean_difference``, ``max_difference``: from the model
+    in PyTorch, in levels of 255 before they are rounded, on pictures of random sizes whose pixels are noise.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    mean_difference: float
+    max_difference: float
+
+
+def file_name(model: str, half: Half, precision: Precision, fidelity: float = 0.0) -> str:
+    """What the file of that half is called, such as ``nano-x16-up-fp16.onnx``."""
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in model)
+    setting = f"-f{fidelity:g}" if half == "up" and fidelity else ""
+    return f"{name}-{half}{setting}-{precision}.onnx"
+
+
+def export(
+    pipeline: FaithEIRPipeline,
+    folder: str | Path,
+    *,
+    halves: Iterable[Half] = HALVES,
+    precisions: Iterable[Precision] = ("fp32",),
+    fidelity: float | None = None,
+) -> list[Exported]:
+    """Write halves of a model into ``folder``, each in every one of ``precisions``, and describe what was written.
+
+    A graph takes any batch, height and width; see ``graph.trace`` for its inputs and outputs. All of a file's numbers
+    are in that one file. Beside it lies its description (``description``) in JSON, for programs that cannot read the
+    metadata in an ONNX file. Each is compared with the model in PyTorch before it is written.
+
+    ``fidelity``: of what the decoder half restores, for good; by default the pipeline's.
+    Raises ConfigError for what cannot be exported (``graph.prepared``) or is not in float32, MissingDependencyError
+    without the extra ``onnx``, ModelError where a graph does not compute what the model does, StorageError where a file
+    cannot be written.
+    """
+    if pipeline.dtype != torch.float32:
+        raise ConfigError("the pipeline was cast to half precision; open it in float32 to export it.")
+    folder = Path(folder)
+    fidelity = pipeline.fidelity if fidelity is None else fidelity
+    ready = prepared(pipeline.model, fidelity)
+    precisions = tuple(precisions)
+    written = []
+    for half in halves:
+        graph = trace(ready, half)
+        trials = _trials(pipeline, half, fidelity)
+        _check(graph.SerializeToString(), trials, TOLERANCE)
+        for precision in precisions:
+            about = description(pipeline, half, precision, fidelity)
+            model = stored(graph, precision)
+            for key, value in about.items():
+                model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+            data = model.SerializeToString()
+            difference = _check(data, trials)
+            path = folder / file_name(pipeline.name, half, precision, fidelity)
+            about |= {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data)
+            write_atomic(path.with_suffix(".json"), json.dumps(about, indent=2).encode() + b"\n")
+            written.append(Exported(path, about, *difference))
+    return written
+
+
+def description(pipeline: FaithEIRPipeline, half: Half, precision: Precision, fidelity: float) -> dict[str, Any]:
+    """What a file holds, and how pictures are cut for it.
+
+    ``format``: 1, of this description. ``made_by``: the program and its version. ``model``, ``weights``: name and hash;
+    thumbnails carry the hash. ``licence``: as the model card has it, or None. ``half``, ``precision``, ``fidelity``,
+    ``opset``: of the graph. ``scale``, ``multiple``, ``align``, ``overlap``, ``tile``: see ``FaithEIRPipeline.layout``.
+    """
+    return {
+        "format": 1,
+        "made_by": f"FaithEIR {__version__}",
+        "model": pipeline.name,
+        "weights": pipeline.weights,
+        "licence": pipeline.licence,
+        "half": half,
+        "precision": precision,
+        "fidelity": fidelity if half == "up" else 0.0,
+        "opset": OPSET,
+        **pipeline.layout,
+    }
+
+
+#: What goes into a graph, by name, and what PyTorch gives for it.
+_Trial = tuple[dict[str, np.ndarray], np.ndarray]
+
+
+def _trials(pipeline: FaithEIRPipeline, half: Half, fidelity: float) -> list[_Trial]:
+    """The smallest picture, one that fills windows of attention exactly, and two of random sizes at random places."""
+    model, generator = pipeline.model, np.random.default_rng(0)
+    cell = pipeline.scale if half == "down" else 1
+    multiple, align = pipeline.layout["multiple"], pipeline.layout["align"]
+    sizes = [(multiple, multiple), (align, 2 * align), *(multiple * generator.integers(2, 20, (2, 2))).tolist()]
+    trials: list[_Trial] = []
+    for i, (rows, columns) in enumerate(sizes):
+        x = generator.random((1 + i % 2, 3, rows * cell, columns * cell), np.float32)
+        tensor = torch.from_numpy(x).to(pipeline.device)
+        with torch.inference_mode():
+            if half == "down":
+                trials.append(({"picture": x}, model.project(tensor).cpu().numpy()))
+                continue
+            row, column = (align * generator.integers(0, 99, 2)).tolist()
+            origin = np.array([row, column], np.int32)
+            restored = model.upscale(tensor, (row, column), fidelity).cpu().numpy()
+            trials.append(({"thumbnail": x, "origin": origin}, restored))
+    return trials
+
+
+def _check(data: bytes, trials: Sequence[_Trial], tolerance: float = float("inf")) -> tuple[float, float]:
+    """Mean and largest difference from the trials' results, in levels.
+
+    Raises ModelError where it is above ``tolerance``, and what onnx's checker and onnxruntime raise.
+    """
+    import onnx
+    import onnxruntime
+
+    onnx.checker.check_model(data, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    results = ((session.run(None, inputs)[0], expected) for inputs, expected in trials)
+    differences = np.concatenate([255 * np.abs(found - expected).ravel() for found, expected in results])
+    mean, most = float(differences.mean()), float(differences.max())
+    if not most <= tolerance:
+        raise ModelError(
+            f"the exported graph differs from the model by {most:.2g} levels, so nothing was written; this is a fault "
+            "of the export: report it, with the versions of torch and onnxscript."
+        )
+    return mean, most
