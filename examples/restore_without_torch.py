@@ -2,8 +2,8 @@
 
     python examples/restore_without_torch.py ONNX THUMBNAILS OUT
 
-ONNX: the folder that `faitheir export --half up` wrote, for one model or several; each thumbnail is restored by the file
-that has the weights that made it. Needs numpy, Pillow and onnxruntime, and this package without what it depends on
+ONNX: the folder that `faitheir export --half up` wrote, for one model or several; each thumbnail is restored by the
+file whose weights made it. Needs numpy, Pillow and onnxruntime, and this package without what it depends on
 (`pip install --no-deps faitheir`).
 """
 

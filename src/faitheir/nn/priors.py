@@ -27,7 +27,8 @@ class AdaptiveDetailPrior(nn.Module):
         pattern = self.values.shape[-1]
         if pattern == 1:
             return self.values.expand(batch, -1, height, width)
-        tiles = self.values.repeat(1, 1, -(-height // pattern), -(-width // pattern))
+        # Not -(-height // pattern): exported, that would round towards zero.
+        tiles = self.values.repeat(1, 1, (height + pattern - 1) // pattern, (width + pattern - 1) // pattern)
         return tiles[:, :, :height, :width].expand(batch, -1, -1, -1)
 
 
