@@ -329,7 +329,7 @@ def test_nothing_is_replaced_unasked(exported: Path, folder: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_what_cannot_be_exported(tmp_path: Path) -> None:
+def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig("irn", irn_codec(4), PixelsConfig())
     with pytest.raises(ConfigError, match=r"prior draws random numbers"):
         files.export(FaithEIRPipeline(build_model(config), config), tmp_path)
@@ -338,6 +338,9 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
         files.export(cast, tmp_path)
     with pytest.raises(ConfigError, match=r"no fidelity setting"):
         files.export(FaithEIRPipeline(tiny(), model_config()), tmp_path, fidelity=1)
+    monkeypatch.setattr(files, "MOST_BYTES", 1000)
+    with pytest.raises(ConfigError, match=r"'tiny' takes 0\.0 GB in float32; one ONNX file holds at most 2 GB"):
+        files.export(FaithEIRPipeline(tiny(), model_config()), tmp_path)
     assert not names(tmp_path)
 
 

@@ -174,7 +174,8 @@ class FaithEIRPipeline:
     @property
     def licence(self) -> str | None:
         """The licence that the model card names, None where it names none."""
-        found = re.search(r"\A---\n(?:.*\n)*?license: *(\S+)", self.card or "")
+        front_matter = (self.card or "").partition("\n---\n")[0]
+        found = re.search(r"^license: *(\S+)", front_matter, re.M)
         return found and found[1]
 
     @property

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +17,13 @@ from faitheir.pipeline import FaithEIRPipeline
 from faitheir.storage import write_atomic
 from faitheir.version import __version__
 
-if TYPE_CHECKING:
-    pass
-
 HALVES: tuple[Half, ...] = ("down", "up")
 
 #: Levels of 255 by which a graph in float32 may differ from the model: its sums are in another order.
 TOLERANCE = 0.1
 
+#: Of weights, less than an ONNX file holds (2 GiB, with the graph).
+MOST_BYTES = 2**31 - 2**24
 
 _FAULT = "this is a fault of the export: report it, with the versions of torch and onnxscript."
 
@@ -65,12 +64,16 @@ def export(
     metadata in an ONNX file. Each is compared with the model in PyTorch before it is written.
 
     ``fidelity``: of what the decoder half restores, for good; by default the pipeline's.
-    Raises ConfigError for what cannot be exported (``graph.prepared``) or is not in float32, MissingDependencyError
-    without the extra ``onnx``, ModelError where a graph does not compute what the model does, StorageError where a file
-    cannot be written.
+    Raises ConfigError for what cannot be exported (``graph.prepared``), is not in float32 or too large for a file,
+    MissingDependencyError without the extra ``onnx``, ModelError where a graph does not compute what the model does,
+    StorageError where a file cannot be written.
     """
     if pipeline.dtype != torch.float32:
         raise ConfigError("the pipeline was cast to half precision; open it in float32 to export it.")
+    size = 4 * sum(parameter.numel() for parameter in pipeline.model.parameters())
+    if size > MOST_BYTES:
+        size_gb = f"{size / 1e9:.1f} GB"
+        raise ConfigError(f"'{pipeline.name}' takes {size_gb} in float32; one ONNX file holds at most 2 GB.")
     folder = Path(folder)
     fidelity = pipeline.fidelity if fidelity is None else fidelity
     ready = prepared(pipeline.model, fidelity)
