@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from faitheir.cli.jobs import PlanError
 from faitheir.cli.messages import printable
 from faitheir.cli.options import EPILOG, fidelity_option
+from faitheir.errors import PlanError
 
 
 @click.command(epilog=EPILOG)
