@@ -90,13 +90,13 @@ class Cluster:
         if self.ray == "local":
             # Ray would try a task for ever whose worker was killed for want of memory.
             os.environ.setdefault("RAY_task_oom_retries", str(_RETRIES))
-            ray.init(
-                "local",
-                num_cpus=self.cpus,
-                object_store_memory=self.object_store,
-                include_dashboard=False,
-                **quiet,
-            )
+            size: dict[str, Any] = {"num_cpus": self.cpus, "object_store_memory": self.object_store}
+            try:
+                ray.init("local", include_dashboard=False, **size, **quiet)
+            except Exception as error:  # Ray has no class for it
+                ray.shutdown()
+                text = f"Ray did not start on this machine ({one_line(error)[:200].rstrip('.')})"
+                raise FaithEIRError(f"{text}; it needs its processes to start within 20 s, so try again.") from error
         else:
             try:
                 if named := re.fullmatch(r"(?:ray://)?(.+):(\d+)", self.ray):
