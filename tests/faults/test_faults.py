@@ -170,6 +170,7 @@ def test_the_nth_operation_fails(case: Case, operation: str, for_ever: bool, tmp
     assert refusals > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux alone")
 @pytest.mark.parametrize("name", ["thumbnail", "batch", "evaluation"])
 def test_short_of_memory(name: str, tiny_model: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from command import names
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills in the manner of Unix")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="kills in the manner of Unix")]
 
 KILLS = 10  # of each command
 #: Processes are forked from one that has imported everything, so that most of their time is the batch.
