@@ -37,7 +37,7 @@ class Problem(FaithEIRError):  # noqa: N818 (the name that RFC 9457 has for it)
     """A request that is refused; ``retry_after`` in seconds, where the same request may succeed later."""
 
     def __init__(self, status: int, text: str, *, retry_after: int | None = None) -> None:
-        super().__init__(text)
+        super().__init__(one_line(text))  # a name that was asked for may have line breaks
         self.status = status
         self.retry_after = retry_after
 
