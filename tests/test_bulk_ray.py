@@ -29,7 +29,11 @@ from faitheir.bulk.planning import RECORDS  # noqa: E402
 from faitheir.bulk.run import PASSES  # noqa: E402
 from faitheir.bulk.stores import Store  # noqa: E402
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+# Ray starts half a dozen processes and gives up on them after 20 s, which a busy machine does not keep.
+pytestmark = [
+    pytest.mark.skipif(not os.environ.get("FAITHEIR_TEST_RAY"), reason="starts Ray: set FAITHEIR_TEST_RAY=1 to run it"),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+]
 
 STORE = 200_000_000
 PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
