@@ -38,8 +38,7 @@ def main(folder: Path, name: str | None = None) -> None:
         pipeline = FaithEIRPipeline(model, model_config(nano, scale=16), tile=TILE)
     else:
         pipeline = FaithEIRPipeline.from_pretrained(name, tile=TILE)
-    for precision in ("fp32", "fp16"):
-        export(pipeline, folder / "models", halves=["up"], precision=precision)
+    export(pipeline, folder / "models", halves=["up"], precisions=["fp32", "fp16"])
     expected = {}
 
     def add(name: str, thumbnail: Thumbnail, data: bytes) -> None:

@@ -58,6 +58,7 @@ async function fresh(options: Parameters<Browser["newContext"]>[0] = {}): Promis
   await context.close();
   context = await browser.newContext({ viewport: { width: 800, height: 600 }, ...options });
   page = await context.newPage();
+  page.setDefaultTimeout(120_000);
   said = complaints(page);
   await page.addInitScript(() => {
     const heard: [string, unknown, boolean][] = [];
@@ -106,7 +107,7 @@ async function heard(name?: string): Promise<Heard[]> {
 }
 
 async function state(selector: string, wanted: string): Promise<void> {
-  await page.waitForSelector(`${selector}[state="${wanted}"]`, { timeout: 60_000, state: "attached" });
+  await page.waitForSelector(`${selector}[state="${wanted}"]`, { state: "attached" });
 }
 
 /** Calls `restore` in the page: the levels, and what else it gave. */
