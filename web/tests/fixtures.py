@@ -66,14 +66,14 @@ def main(folder: Path, name: str | None = None) -> None:
         if number == len(PHOTOS) - 1:
             for format_, quality in FORMATS:
                 name = f"photo{number}-{'lossless' if quality is None else quality}.thumb.{format_}"
-                add(name, thumbnail, thumbnail.encode(format_, quality=quality))
+                add(name, thumbnail, thumbnail.encode(format_, quality=quality, lossless=quality is None))
 
     # A ramp of alpha from nothing to all: where it is nothing there is colour in the file, which the network sees.
     alpha = np.linspace(-60, 315, 403)[None].clip(0, 255).astype(np.uint8).repeat(301, axis=0)
     coffee = skimage.data.coffee()
     thumbnail = pipeline.downscale_picture(Picture(np.ascontiguousarray(coffee[:301, :403]), alpha))
     add("alpha.thumb.png", thumbnail, thumbnail.encode("png"))
-    add("alpha.thumb.webp", thumbnail, thumbnail.encode("webp"))
+    add("alpha.thumb.webp", thumbnail, thumbnail.encode("webp", lossless=True))
 
     Image.fromarray(coffee[::14, ::14]).save(folder / "plain.png")
     data = (folder / "photo2.thumb.png").read_bytes()

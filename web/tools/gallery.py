@@ -68,7 +68,7 @@ def main(folder: Path) -> None:
         jpeg = io.BytesIO()
         image.save(jpeg, "JPEG", quality=QUALITY)
         file = DEMO / "thumbnails" / f"{name}.thumb.webp"
-        pipeline.downscale(image).save(file)
+        pipeline.downscale(image).save(file, lossless=True)
         pictures.append(
             {
                 "file": file.name,
