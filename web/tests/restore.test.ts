@@ -392,7 +392,7 @@ for (const [what, reason, change, options] of [
     assert.deepEqual([box.width, box.height], [width, height]);
     // On the console is what the browser itself says of an answer of 404 or 500, and the runtime of its own file.
     const others = /status of (404|500)/;
-    const runtimes = what.includes("WASM") ? /wasm|ArrayBuffer/i : others;
+    const runtimes = what.includes("WASM") ? /wasm|WebAssembly|ArrayBuffer/i : others;
     assert.deepEqual(said.filter((text) => !others.test(text) && !runtimes.test(text)), []);
   });
 }
