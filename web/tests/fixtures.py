@@ -16,9 +16,8 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from faitheir.export.files import export  # noqa: E402
-
 from faitheir import FaithEIRPipeline, Thumbnail  # noqa: E402
+from faitheir.export.files import export  # noqa: E402
 from faitheir.images import Picture  # noqa: E402
 from tiny import model_config, tiny, wake  # noqa: E402
 
