@@ -244,7 +244,7 @@ def test_what_was_not_taken_is_told_and_it_is_made_again_with_other_settings(
     frames[0].save(animation, save_all=True, append_images=frames[1:])
     page.open(animation)
     page.shown("a.gif")
-    assert page.facts()["Note"].startswith("several frames")
+    assert page.measured()["Note"].startswith("several frames")
     again = page.find("#again")
     assert not again.is_displayed()
     page.choose("#model", "tiny-x32")
