@@ -122,7 +122,7 @@ def watch(arguments: Sequence[str], target: Path, seconds: float, cpus: int) -> 
             process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
-    times = sorted(path.stat().st_mtime for path in target.rglob("*.thumb.png"))
+    times = sorted(path.stat().st_mtime for path in target.rglob("*.thumb.*"))
     clock, taken = zip(*at, strict=True)
     steady = times[len(times) // 10 :]  # the first tenth pays for what starts
     return {
@@ -177,6 +177,8 @@ def synthetic(count: int) -> None:
     """A store of fsspec's with ``count`` photographs under in/ and half of their thumbnails under out/."""
     import fsspec
 
+    from faitheir.batches import ThumbnailFiles
+
     class Synthetic(fsspec.AbstractFileSystem):  # type: ignore[misc]
         protocol = "synthetic"
 
@@ -190,7 +192,7 @@ def synthetic(count: int) -> None:
                 return [{"name": f"{top}/{number:06d}", "type": "directory"} for number in folders]
             first = int(folder) * PER_FOLDER
             numbers = range(first, min(count, first + PER_FOLDER), 1 if top == "in" else 2)
-            ending = ".jpg" if top == "in" else ".thumb.png"
+            ending = ".jpg" if top == "in" else ThumbnailFiles().endings[0]
             return [
                 {"name": f"{path}/IMG_{number:09d}{ending}", "type": "file", "size": 4_000_000, "mtime": 1.0}
                 for number in numbers
