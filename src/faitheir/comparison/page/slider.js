@@ -15,6 +15,7 @@ export class Stage {
   bounds = [0, 0, 1, 1];  // left, top, width, height of what may be shown
   size = [1, 1];          // of the whole picture
   panes = [];
+  refits = false;         // whether all of the picture stays seen when the panes change their size
   #pointers = new Map();
   #grip = null;
   #whole = false;         // as of the last placing
@@ -28,7 +29,7 @@ export class Stage {
     area.addEventListener("keydown", (event) => this.onKey(event));
     area.addEventListener("wheel", (event) => this.#onWheel(event), { passive: false });
     new ResizeObserver(() => {
-      if (this.#whole) this.zoom = this.fitting();  // all of it is seen still
+      if (this.#whole && this.refits) this.zoom = this.fitting();
       this.place();
     }).observe(area);
   }

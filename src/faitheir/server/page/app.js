@@ -283,6 +283,7 @@ const stage = new Stage(at("panes"), () => {
   at("where").textContent = shown ? new Intl.NumberFormat(undefined, { style: "percent" }).format(stage.zoom) : "";
 });
 stage.split = 0.5;
+stage.refits = true;
 
 function address(item, key, blob) {
   if (!item.urls.has(key)) item.urls.set(key, URL.createObjectURL(blob));
