@@ -24,12 +24,13 @@ def test_info_lists_models() -> None:
         "nano-x16",
         "nano-x16-lossy",
         "nano-x32",
+        "nano-x32-lossy",
         "t-irn-x16",
         "turbo-x16",
         "turbo-x32",
     ]
     assert "default" in lines[2]
-    assert "not in this package" in lines[4]
+    assert "not in this package" in lines[5]
 
 
 def test_info_of_a_model(tiny_model: Path) -> None:

@@ -30,7 +30,7 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "READ
 BackboneConfig = NanoConfig | TurboConfig | PixelsConfig
 
 #: The embedded model that is used where none is named, for each scale.
-DEFAULT_MODELS = {16: "nano-x16-lossy", 32: "nano-x32"}
+DEFAULT_MODELS = {16: "nano-x16-lossy", 32: "nano-x32-lossy"}
 DEFAULT_MODEL = DEFAULT_MODELS[16]
 
 
