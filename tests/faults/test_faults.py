@@ -72,7 +72,7 @@ def batch_case(model: Path, photographs: Path) -> Case:
             raise FaithEIRError(result.stderr)
 
     def check(folder: Path, whole: bool) -> None:
-        there = sorted(folder.glob("*.png"))
+        there = sorted(folder.glob("*.thumb.*"))
         assert not whole or len(there) == 5
         for path in there:
             assert Thumbnail.open(path).info is not None
