@@ -85,37 +85,40 @@ def test_short_of_memory(tiny_model: Path) -> None:
 
     command = [sys.executable, "-m", "faitheir", "serve", "--port", "0", "--model", str(tiny_model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        port = int(re.search(r":(\d+)/", process.stdout.readline())[1])  # type: ignore[index]
+        try:
+            assert process.stdout is not None
+            port = int(re.search(r":(\d+)/", process.stdout.readline())[1])  # type: ignore[index]
 
-        def ask(body: bytes) -> tuple[int, bytes]:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-            try:
-                connection.request("POST", "/v1/thumbnails", body)
-                response = connection.getresponse()
-                return response.status, response.read()
-            finally:
-                connection.close()
+            def ask(body: bytes) -> tuple[int, bytes]:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+                try:
+                    connection.request("POST", "/v1/thumbnails", body)
+                    response = connection.getresponse()
+                    return response.status, response.read()
+                finally:
+                    connection.close()
 
-        small, large = (
-            encode_picture(Picture(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)), "png")
-            for size in ((300, 400), (1000, 1400))
-        )
-        assert ask(small)[0] == 200
-        unlimited = resource.prlimit(process.pid, resource.RLIMIT_AS)
-        refused = 0
-        for room in range(0, 400 << 20, 32 << 20):
-            used = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.prlimit(process.pid, resource.RLIMIT_AS, (used + room, unlimited[1]))
-            status, body = ask(large)
-            resource.prlimit(process.pid, resource.RLIMIT_AS, unlimited)
-            if status == 200:
-                break
-            refused += 1
-            assert status == 503
-            assert "not enough memory" in json.loads(body)["detail"]
-        assert refused > 0
-        assert status == 200
-        assert ask(small)[0] == 200
-        process.terminate()
-        assert process.wait(60) == 0
+            small, large = (
+                encode_picture(Picture(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)), "png")
+                for size in ((300, 400), (1000, 1400))
+            )
+            assert ask(small)[0] == 200
+            unlimited = resource.prlimit(process.pid, resource.RLIMIT_AS)
+            refused = 0
+            for room in range(0, 400 << 20, 32 << 20):
+                used = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+                resource.prlimit(process.pid, resource.RLIMIT_AS, (used + room, unlimited[1]))
+                status, body = ask(large)
+                resource.prlimit(process.pid, resource.RLIMIT_AS, unlimited)
+                if status == 200:
+                    break
+                refused += 1
+                assert status == 503
+                assert "not enough memory" in json.loads(body)["detail"]
+            assert refused > 0
+            assert status == 200
+            assert ask(small)[0] == 200
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
