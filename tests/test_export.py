@@ -254,8 +254,12 @@ def test_what_is_computed_beforehand_changes_nothing(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", variants())
-def test_other_models(name: str, tmp_path: Path) -> None:
+def test_other_models(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """``export`` compares them with PyTorch."""
+    if name == "T-IRN":
+        request.applymarker(
+            pytest.mark.xfail(raises=ModelError, strict=True, reason="its graph differs, so export refuses")
+        )
     model, config = variants()[name]
     written = files.export(FaithEIRPipeline(model, config), tmp_path)
     assert [file.about["half"] for file in written] == ["down", "up"]
