@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def seconds() -> float:
-    """Of the processor, so far, compilers that were called included."""
+    """Processor seconds used so far, by this process and by compilers that it called."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 

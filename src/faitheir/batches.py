@@ -44,7 +44,7 @@ class Naming:
     """Which files a command takes, by their names, and what the files are called that it makes of each."""
 
     endings: tuple[str, ...]
-    """Of the outputs' names, after the base of the input's."""
+    """What follows the input's base name in the names of the outputs."""
     alternatives: int = 1
     """So many of the first endings are those of which one is used."""
     wanted: Callable[[str], bool] = is_photograph

@@ -95,9 +95,9 @@ class Estimate:
     """What a run would do."""
 
     files: int
-    """Or shards of files."""
+    """Number of files, or of shards."""
     bytes: int
-    """Of those, as far as listings tell."""
+    """Size of these files, as far as listings tell."""
     skipped: int
     sampled: int
     """How many files the following is estimated from; 0 where none could be done."""

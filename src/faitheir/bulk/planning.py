@@ -37,7 +37,7 @@ class File(NamedTuple):
     """In the source."""
     size: int | None
     base: str
-    """Of its outputs, in TARGET: what endings are added to. Of a shard: the folder of its members' outputs."""
+    """Path in TARGET to which the outputs' endings are added; for a shard, the folder of its members' outputs."""
     shard: str = ""
     """The shard in TARGET that takes its outputs, and its mark."""
     data: bytes | None = None
@@ -58,7 +58,7 @@ class Shard(NamedTuple):
 
     path: str
     mark: str
-    """Of its file in the folder of marks."""
+    """Name of the mark's file in the folder of marks."""
     parts: str | None
     """The folder of the files that go into it; None where it is not to be written, but its members are."""
 
@@ -332,7 +332,7 @@ class Planner:
         check_conflicts(written, names.__contains__ if self._same else lambda _: False)
 
     def _files(self, place: str, out: str, entries: list[Entry], there: Listing, shard: str = "") -> Part:
-        """Of the files in a folder, those whose outputs are not in the folder ``out``, which holds ``there``."""
+        """The files of a folder whose outputs are missing from the folder ``out``; ``there`` lists what it holds."""
         part = Part()
         read = self.source.store.read if self.source.store.here_only else None
         for entry in entries:
@@ -348,12 +348,12 @@ class Planner:
         return part
 
     def _marks(self, place: str) -> set[str]:
-        """The marks of shards that are done with."""
+        """The marks of finished shards."""
         listing = self.target.list(join(f"{RECORDS}/shards", place))
         return {name for name, entry in listing.files.items() if entry.newer(self.since)}
 
     def _shards(self, place: str, entries: list[Entry], there: Listing) -> Part:
-        """Of shards; each has a mark once all its members are done with."""
+        """The shards that are not finished; a finished one has a mark."""
         part = Part()
         marks = self._marks(place)
         for entry in entries:

@@ -47,19 +47,19 @@ class Summary:
     size: int = 0
     """Their bytes, as far as the listing tells."""
     over: int = 0
-    """How many of those are over with."""
+    """How many of those are finished."""
     done: int = 0
-    """Pictures."""
+    """Number of pictures made."""
     skipped: int = 0
     failed: int = 0
     pixels: int = 0
-    """Of the pictures done, at full size."""
+    """Full-size pixels of the pictures made."""
     bytes_before: int = 0
     bytes_after: int = 0
     seconds: float = 0.0
     """Since the first was begun."""
     failures: list[tuple[str | None, str]] = field(default_factory=list)
-    """Of the first hundred: which file, and why. Of what is no file's failure: None."""
+    """The first hundred failures: the file (None if it is no file's failure) and the reason."""
     disk_full: bool = False
     """Whether it ended early because TARGET takes nothing more."""
     manifest: str = ""

@@ -62,7 +62,7 @@ class Work:
     exif: ExifMode
     scale: str | None
     options: dict[str, Any]
-    """Of the model: for `open_pipelines`."""
+    """Options of the model, for `open_pipelines`."""
     max_pixels: int
     threads: int
     shards: bool = False
@@ -90,7 +90,7 @@ class Item:
     full: bool = False
     """Whether TARGET takes nothing more."""
     members: int | None = None
-    """Of the last item of a shard, which is no picture: how many came before it."""
+    """How many pictures a shard has. Set only in the item that ends the shard, which holds no picture."""
     outputs: list[tuple[str, bytes]] = field(default_factory=list)
     """What there is to write, by the endings of names."""
 
