@@ -143,6 +143,27 @@ def test_half_precision_files(tmp_path: Path, dtype: torch.dtype) -> None:
     assert contents(tmp_path / "same") == contents(tmp_path / "half")
 
 
+def test_int8_files(tmp_path: Path) -> None:
+    model = make()
+    model.get_parameter("backbone.unet.conv_in.weight").data[0] = 0  # a channel of nothing has no scale
+    save_model(tmp_path / "int8", model, CONFIG, dtype=torch.int8)
+    whole, small = (sum(t.nbytes for t in s.values()) for s in (stored_state(model), load_file(tmp_path / "int8" / WEIGHTS_FILE)))
+    assert small < 0.4 * whole
+
+    loaded, _ = load_model(tmp_path / "int8")
+    exact = dict(model.named_parameters())
+    for name, weight in loaded.named_parameters():
+        if name.startswith("rescaler.transform."):
+            assert torch.equal(weight, exact[name])
+        elif name.endswith(".weight") and weight.ndim > 1:
+            largest = exact[name].flatten(1).abs().amax(1)
+            assert ((weight - exact[name]).flatten(1).abs().amax(1) <= 0.51 / 127 * largest + 1e-9).all()
+        else:
+            assert torch.equal(weight, exact[name].half().float())
+    save_model(tmp_path / "again", loaded, CONFIG, dtype=torch.int8)
+    assert contents(tmp_path / "again") == contents(tmp_path / "int8")
+
+
 def test_hash_is_over_names_shapes_and_values() -> None:
     model = make()
     digest = hash_of(model)

@@ -456,12 +456,15 @@ def test_what_is_trained_after_casting_is_saved_as_trained(tiny_model: Path, tmp
     assert torch.equal(after["backbone.unet.conv_in.weight"], weight.float())
 
 
-def test_stored_in_half_precision_by_name(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
+def test_stored_in_less_by_the_dtypes_name(pipeline: FaithEIRPipeline, tmp_path: Path) -> None:
     for dtype in ("float16", torch.float16):
         pipeline.save_pretrained(tmp_path / str(dtype), dtype=dtype)
     a, b = (f.read_bytes() for f in sorted(tmp_path.glob("*/model.safetensors")))
     assert a == b
     assert len(a) < 0.7 * sum(t.nbytes for t in models.stored_state(pipeline.model).values())
+    pipeline.save_pretrained(tmp_path / "int8", dtype="int8")
+    assert (tmp_path / "int8" / "model.safetensors").stat().st_size < len(a)
+    FaithEIRPipeline.from_pretrained(tmp_path / "int8")
     with pytest.raises(DeviceError, match="Unknown precision 'float8'"):
         pipeline.save_pretrained(tmp_path / "no", dtype="float8")
 

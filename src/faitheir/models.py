@@ -258,6 +258,41 @@ def check_name(name: str, weights: str | None = None) -> None:
         raise ConfigError(f"the name '{name}' belongs to a model in this package; give this one a name of its own.")
 
 
+#: What a tensor's name ends with that holds the scales of the int8 weights of the name before it.
+_SCALES = ".int8_scales"
+
+
+def _packed(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """``state`` to be stored in less: float16, bfloat16, or int8, in which weights take a byte each.
+
+    In int8 a layer's weight is a whole number of -127 to 127 times a scale, one for each output channel, in bfloat16: so
+    few digits that what is loaded is stored as the same again. All else is in float16, but for the orthogonal matrix,
+    which stays in float32, where it is orthogonal.
+    """
+    packed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.startswith("rescaler.transform."):
+            packed[name] = tensor
+        elif dtype != torch.int8:
+            packed[name] = tensor.to(dtype)
+        elif name.endswith(".weight") and tensor.ndim > 1:
+            scales = (tensor.float().abs().amax(tuple(range(1, tensor.ndim)), keepdim=True) / 127).bfloat16()
+            packed[name] = (tensor.float() / scales.float().clamp_min(1e-30)).round().to(torch.int8)
+            packed[name + _SCALES] = scales
+        else:
+            packed[name] = tensor.half()
+    return packed
+
+
+def _unpacked(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What ``_packed`` stored, in float32."""
+    return {
+        name: tensor.float() * packed[name + _SCALES].float() if tensor.dtype == torch.int8 else tensor.float()
+        for name, tensor in packed.items()
+        if not name.endswith(_SCALES)
+    }
+
+
 def save_model(
     folder: str | Path,
     model: FaithEIR,
@@ -269,16 +304,15 @@ def save_model(
 ) -> None:
     """Write a model folder, whole or not at all; an existing model in ``folder`` is replaced.
 
-    ``state``: what to write in place of ``stored_state(model)``. ``dtype`` stores the weights in half precision; the
-    orthogonal matrix stays in float32, where it is orthogonal. Raises ConfigError where the name is another model's
-    (``check_name``), ModelError where the folder cannot be written.
+    ``state``: what to write in place of ``stored_state(model)``. ``dtype``: see ``_packed``. Raises ConfigError where
+    the name is another model's (``check_name``), ModelError where the folder cannot be written.
     """
     folder = Path(folder)
     state = stored_state(model) if state is None else state
     if dtype is not None:
-        state = {k: v if k.startswith("rescaler.transform.") else v.to(dtype) for k, v in state.items()}
+        state = _packed(state, dtype)
     config = settled_config(model, config)
-    check_name(config.name, weights_hash(state, model.backbone.base_hash))
+    check_name(config.name, weights_hash(_unpacked(state), model.backbone.base_hash))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
@@ -387,7 +421,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise ModelError(f"{folder}: not a whole model, it has no {WEIGHTS_FILE}.")
     try:
         with safe_open(path, "pt") as file:
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            state = _unpacked({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error}).") from None
     return state

@@ -537,11 +537,15 @@ class FaithEIRPipeline:
         """Write the model as a folder that ``from_pretrained`` loads: the weights as loaded, whatever ``to`` cast.
 
         ``name``: in place of its own; a model that was changed needs another than the embedded ones have. ``dtype``:
-        "float16" or "bfloat16" stores it in half precision, as another model if that rounds. Raises ConfigError for a
-        name that is another model's, DeviceError for an unknown dtype, ModelError where it cannot be written.
+        "float16" or "bfloat16" stores it in half, "int8" in a quarter of the bytes, as another model if that rounds.
+        Raises ConfigError for a name that is another model's, DeviceError for an unknown dtype, ModelError where it
+        cannot be written.
         """
         config = self.config if name is None else replace(self.config, name=name)
-        stored = None if dtype is None else resolve_dtype(dtype, self.device)
+        if dtype in ("int8", torch.int8):
+            stored: torch.dtype | None = torch.int8
+        else:
+            stored = None if dtype is None else resolve_dtype(dtype, self.device)
         save_model(folder, self.model, config, state=self._exact_state(), dtype=stored, card=self.card)
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
