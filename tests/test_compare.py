@@ -574,6 +574,7 @@ def test_command(hr: Path, tmp_path: Path, tiny_model: Path) -> None:
     assert "Published, not measured" in table
     assert "24.78" in table  # the paper's IRN at 16x
     assert "21.19" not in table  # and not at 32x
+    assert "StableCodec at 0.006 bpp" in table
     for name in ("bicubic.json", "report.html", "rate-distortion.svg"):
         assert f"written: {out / name}" in result.stdout
 
@@ -595,7 +596,7 @@ def test_command_with_a_corrupt_photograph(hr: Path, tmp_path: Path) -> None:
         (("nano-x61",), "Unknown system 'nano-x61'"),
         (("bicubic", "jpeg@bytes"), "compare a model, too"),
         (("bicubic", "--metrics", "psnrr"), "psnrr"),
-        (("bicubic", "--published", "Kodak"), "Kodak"),
+        (("bicubic", "--published", "Urban100"), "Urban100"),
         (("bicubic", "--ablation", "runs"), "or give --ablation"),
         (("--ablation", "no-such-folder"), "no trained runs"),
         (("bicubic", "--hr", "no-such-folder"), "not a folder"),

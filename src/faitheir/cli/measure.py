@@ -64,7 +64,7 @@ _table_options = stack(
     click.option(
         "--published",
         metavar="DATASET",
-        help="Add the figures that the paper publishes for this data set: DIV2K-val, LSDIR-val or CLIC2020.",
+        help="Add published figures for this data set, the paper's and codecs': DIV2K-val, LSDIR-val, CLIC2020 or Kodak.",
     ),
     click.option(
         "--pictures",
@@ -181,16 +181,19 @@ def _setting(
 
 
 def _published(dataset: str | None) -> "list[SystemResult]":
-    """The paper's rows for a data set; EvaluationError for one that it has not."""
+    """The published rows for a data set; EvaluationError for one that has none."""
     from faitheir.comparison.published import published_results
 
-    return [] if dataset is None else published_results(1, dataset=dataset)
+    if dataset is None:
+        return []
+    tables = {"LSDIR-val": (1,), "Kodak": ("codecs",)}.get(dataset, (1, "codecs"))
+    return [row for table in tables for row in published_results(table, dataset=dataset)]
 
 
 def _of_scales(rows: "list[SystemResult]", results: "Sequence[SystemResult]") -> "list[SystemResult]":
     """The rows at the scales that were measured; all of them where there is none."""
     scales = {result.scale for result in results}
-    return [row for row in rows if row.scale in scales] or rows
+    return [row for row in rows if row.scale in (None, *scales)] or rows
 
 
 def _check_name(path: Path, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""The paper's own Tables 1 to 3, as published: shown apart from what was measured here."""
+"""Figures as their authors publish them, the paper's Tables 1 to 3 and codecs': shown apart from what was measured here."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from faitheir.errors import EvaluationError
 from faitheir.evaluation.metrics import METRICS
 from faitheir.evaluation.results import SystemResult
 
-TABLES = (1, 2, 3)
+#: The paper's tables, and the results of generative codecs.
+TABLES = (1, 2, 3, "codecs")
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class PublishedTable:
     Columns of metrics are named as in METRICS; ``lpips`` is LPIPS of a network that the paper does not name.
     """
 
-    table: int
+    table: int | str
     source: str
     caption: str
     note: str
@@ -36,20 +37,20 @@ class PublishedTable:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
-def published_table(number: int) -> PublishedTable:
-    """The paper's Table 1 (comparison), 2 or 3 (ablation)."""
+def published_table(number: int | str) -> PublishedTable:
+    """The paper's Table 1 (comparison), 2 or 3 (ablation), or "codecs"."""
     if number not in TABLES:
-        raise EvaluationError(f"Table {number} of the paper is not kept here; choose one of 1 to {TABLES[-1]}.")
-    name = f"table{number}.json"
+        raise EvaluationError(f"Table {number} is not kept here; choose one of {', '.join(map(str, TABLES))}.")
+    name = f"table{number}.json" if number != "codecs" else "codecs.json"
     text = (resources.files("faitheir") / "comparison" / "published" / name).read_text(encoding="utf-8")
     return from_dict(PublishedTable, json.loads(text), where=name)
 
 
-def published_results(number: int, *, dataset: str | None = None, scale: int | None = None) -> list[SystemResult]:
+def published_results(number: int | str, *, dataset: str | None = None, scale: int | None = None) -> list[SystemResult]:
     """The rows of a table as results that tables and plots show beside measured ones, marked as published.
 
-    ``dataset`` ("DIV2K-val", "LSDIR-val", "CLIC2020") and ``scale`` (16, 32) choose rows of Table 1. Raises
-    EvaluationError for what the table does not have.
+    ``dataset`` ("DIV2K-val", "LSDIR-val", "CLIC2020"; of codecs "Kodak" too, and no LSDIR-val) and ``scale`` (16, 32)
+    choose rows of Table 1 and of the codecs. Raises EvaluationError for what the table does not have.
     """
     table = published_table(number)
     for column, wanted in (("dataset", dataset), ("scale", scale)):
@@ -57,11 +58,12 @@ def published_results(number: int, *, dataset: str | None = None, scale: int | N
         if wanted is not None and wanted not in there:
             known = ", ".join(str(value) for value in there if value is not None)
             raise EvaluationError(f"Table {number} has nothing for {column} '{wanted}'; it has {known or 'none'}.")
+    source = table.source if number == "codecs" else f"{table.source}, Table {number}"
     results = []
     for record in table.records():
         if dataset not in (None, record.get("dataset")) or scale not in (None, record.get("scale")):
             continue
-        about = {"source": f"{table.source}, Table {number}", "dataset": str(record.get("dataset") or "")}
+        about = {"source": source, "dataset": str(record.get("dataset") or "")}
         names = [str(record[key]) for key in ("experiment", "method") if key in record]
         own_scale = record.get("scale")
         results.append(
@@ -72,7 +74,7 @@ def published_results(number: int, *, dataset: str | None = None, scale: int | N
                 scale=own_scale if isinstance(own_scale, int) else None,
                 summary={k: float(v) for k, v in record.items() if k in METRICS and isinstance(v, (int, float))},
                 about={key: value for key, value in about.items() if value},
-                note=f"Published, not measured: {table.source}, Table {number}. {table.note}",
+                note=f"Published, not measured: {source}. {table.note}",
             )
         )
     return results
