@@ -186,8 +186,8 @@ def _published(dataset: str | None) -> "list[SystemResult]":
 
     if dataset is None:
         return []
-    tables = {"LSDIR-val": (1,), "Kodak": ("codecs",)}.get(dataset, (1, "codecs"))
-    return [row for table in tables for row in published_results(table, dataset=dataset)]
+    others: dict[str, tuple[int | str, ...]] = {"LSDIR-val": (1,), "Kodak": ("codecs",)}
+    return [row for table in others.get(dataset, (1, "codecs")) for row in published_results(table, dataset=dataset)]
 
 
 def _of_scales(rows: "list[SystemResult]", results: "Sequence[SystemResult]") -> "list[SystemResult]":
