@@ -44,7 +44,9 @@ from faitheir.bulk.planning import (  # noqa: E402
 )
 from faitheir.bulk.stores import Store, TransientError  # noqa: E402
 from faitheir.errors import MissingDependencyError, PlanError, StorageError  # noqa: E402
+from faitheir.models import DEFAULT_MODELS, find_model, stored_hash  # noqa: E402
 from faitheir.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX  # noqa: E402
+from faitheir.thumbnail import DEFAULT_FORMAT, DEFAULT_QUALITY  # noqa: E402
 
 Photo = Callable[..., Path]
 THUMBNAILS = thumbnail_naming(ThumbnailFiles())
@@ -328,6 +330,33 @@ def test_other_settings_are_refused(tiny_model: Path, photo: Photo, tmp_path: Pa
     assert "--overwrite" in said
     recorded = json.loads((tmp_path / "out" / RECORDS / "settings-downscale.json").read_text())
     assert recorded["settings"] == {"exif": "none"}
+
+
+def test_settings_are_recorded_with_their_defaults(
+    photo: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs of a version with other defaults do not count as done; a default that is named makes no difference."""
+    photo("in/a.png")
+    photos, target = tmp_path / "in", tmp_path / "out"
+
+    def settings(verb: Any, **options: Any) -> dict[str, Any]:
+        return bulk._Setup(verb, str(photos), str(target), options).settings  # type: ignore[arg-type]
+
+    made = settings("roundtrip")
+    model, quality = DEFAULT_MODELS[16], DEFAULT_QUALITY[DEFAULT_FORMAT]
+    assert made["models"] == {model: {"weights": stored_hash(find_model(model)), "tile": 2048}}
+    assert made["thumbnails"] == {"format": DEFAULT_FORMAT, "quality": quality}
+    named = ThumbnailFiles(format=DEFAULT_FORMAT, quality=quality)
+    assert settings("roundtrip", scale=16, model=model, tile=2048, thumbnails=named, format="png") == made
+    assert settings("roundtrip", format="jpg", quality=95) == settings("roundtrip", format="jpg")
+    assert settings("upscale", scale=32) != settings("upscale") == settings("upscale", scale=16)
+    for options in ({"scale": 32}, {"tile": 1024}, {"thumbnails": ThumbnailFiles(limit=700)}, {"format": "webp"}):
+        assert settings("roundtrip", **options) != made
+
+    write_record(Store(str(target)), "downscale", settings("downscale"), adopted=False)
+    monkeypatch.setitem(DEFAULT_QUALITY, DEFAULT_FORMAT, quality - 1)
+    said = refused("bulk", "downscale", photos, target, status=2)
+    assert f"other settings (thumbnails.quality: {quality}, not {quality - 1})" in said
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from faitheir.thumbnail import (
     Thumbnail,
     ThumbnailFormat,
     bytes_for,
+    stored_quality,
 )
 
 if TYPE_CHECKING:
@@ -142,6 +143,14 @@ class ThumbnailFiles:
     def endings(self) -> tuple[str, ...]:
         """What stands after a photograph's base name in that of its thumbnail."""
         return tuple(f"{THUMBNAIL_MARK}.{suffix}" for suffix in self.suffixes)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the files depend on, defaults filled in; a quality of None is lossless."""
+        if self.budget:
+            return {"formats": list(self.suffixes), "bytes": self.limit, "bpp": self.bpp}
+        (suffix,) = self.suffixes
+        return {"format": suffix, "quality": stored_quality(suffix, self.quality, self.lossless or None)}
 
     def encode(self, thumbnail: Thumbnail) -> tuple[bytes, ThumbnailFormat]:
         """The bytes of its file, and their format; ThumbnailError where it does not fit."""

@@ -357,8 +357,8 @@ def fill_transparent(picture: Picture, cell: int) -> Picture:
 def encode_picture(picture: Picture, format: str, *, quality: int | None = None, **options: Any) -> bytes:  # noqa: A002
     """The picture as the bytes of a file.
 
-    `format` is a file suffix without its dot. `quality` is for JPEG (1..100, default 95), AVIF (0..100, 90)
-    and WebP (0..100, lossless by default); other formats are always lossless. `options` go to Pillow's writer. JPEG and
+    `format` is a file suffix without its dot. `quality` is for JPEG (1..100), AVIF (0..100) and WebP (0..100), see
+    `written_quality` for their defaults; other formats are always lossless. `options` go to Pillow's writer. JPEG and
     BMP hold no alpha: the picture is laid on white; BMP holds neither EXIF nor profile.
     """
     writer = _WRITERS.get(format.lower())
@@ -367,7 +367,7 @@ def encode_picture(picture: Picture, format: str, *, quality: int | None = None,
     lowest = 0 if writer in ("WEBP", "AVIF") else 1
     if quality is not None and not lowest <= quality <= 100:
         raise ImageError(f"quality must be from {lowest} to 100, not {quality}.")
-    settings = _writer_settings(picture, writer, quality) | options
+    settings = _writer_settings(picture, writer, written_quality(format, quality)) | options
     if writer == "PNG" and picture.icc_profile is not None:
         settings.setdefault("pnginfo", PngImagePlugin.PngInfo()).add(b"sRGB", b"\x01")  # one byte, not a profile
     buffer = io.BytesIO()
@@ -385,6 +385,11 @@ def encode_picture(picture: Picture, format: str, *, quality: int | None = None,
             raise ImageError(text) from error
         raise ImageError(f"a picture of {size} cannot be written as {writer} ({why(error)}); use PNG.") from error
     return buffer.getvalue()
+
+
+def written_quality(format: str, quality: int | None) -> int | None:  # noqa: A002
+    """The quality that `encode_picture` writes a format at; None for lossless."""
+    return {"JPEG": 95, "AVIF": 90}.get(_WRITERS[format.lower()]) if quality is None else quality
 
 
 def writer_version(format: str) -> str:  # noqa: A002
@@ -984,11 +989,11 @@ def _as_stored(upright: UInt8Array, orientation: int) -> UInt8Array:
 def _writer_settings(picture: Picture, writer: str, quality: int | None) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if writer == "JPEG":
-        settings = {"quality": 95 if quality is None else quality, "subsampling": 0}
+        settings = {"quality": quality, "subsampling": 0}
     elif writer == "WEBP":
         settings = {"lossless": True, "exact": True} if quality is None else {"quality": quality}
     elif writer == "AVIF":
-        settings = {"quality": 90 if quality is None else quality}
+        settings = {"quality": quality}
     elif writer == "TIFF":
         # Pillow's compressing writer refuses the EXIF and GPS directories.
         settings = {"compression": None if picture.exif else "tiff_adobe_deflate"}

@@ -107,7 +107,7 @@ class FaithEIRPipeline:
         self._multiple = model.size_multiple // self.scale
         self._align = model.tile_multiple
         self._overlap = -(-OVERLAP // self.scale // self._align) * self._align
-        self._tile = self._tile_cells(tile or (512 if config.backbone.kind == "turbo" else 2048))
+        self._tile = self._tile_cells(tile or default_tile(config))
         self._memory_format = torch.contiguous_format if config.backbone.kind == "turbo" else torch.channels_last
 
     @classmethod
@@ -596,6 +596,11 @@ class PipelineOptions(HubOptions, total=False):
     fidelity: float
     max_pixels: int
     revision: str | None
+
+
+def default_tile(config: ModelConfig) -> int:
+    """Side of a tile, in pixels of the full-size picture, where none is asked for."""
+    return 512 if config.backbone.kind == "turbo" else 2048
 
 
 class Pipelines:

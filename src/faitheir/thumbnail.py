@@ -238,7 +238,7 @@ class Thumbnail:
         says so if the original did).
         Raises ThumbnailError for what a format cannot do, ImageError where the picture is too large for it.
         """
-        data = _encode_pixels(self.picture, format, _quality(format, quality, lossless))
+        data = _encode_pixels(self.picture, format, stored_quality(format, quality, lossless))
         return data if self.info is None else containers.put_private(data, self.info.to_bytes())
 
     def encode_within(self, limit: int, *, formats: Sequence[ThumbnailFormat] | None = None) -> "Encoded":
@@ -438,8 +438,8 @@ def thumbnail_format(path: PathLike) -> ThumbnailFormat:
     raise ThumbnailError(f"{path} cannot be written: end a thumbnail's name in one of .{known}.")
 
 
-def _quality(format_: str, quality: int | None, lossless: bool | None) -> int | None:
-    """The quality to encode at, None for lossless; ThumbnailError for what the format cannot do."""
+def stored_quality(format_: str, quality: int | None, lossless: bool | None) -> int | None:
+    """The quality that `Thumbnail.encode` encodes at, None for lossless; ThumbnailError as it raises."""
     if format_ not in get_args(ThumbnailFormat):
         known = ", ".join(get_args(ThumbnailFormat))
         raise ThumbnailError(f"a thumbnail cannot be written as {format_!r}; use one of {known}.")

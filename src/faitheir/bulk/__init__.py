@@ -14,7 +14,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -41,7 +41,7 @@ from faitheir.bulk.run import Cluster, Run, Summary, sample
 from faitheir.bulk.stages import Work
 from faitheir.bulk.stores import Store
 from faitheir.errors import PlanError
-from faitheir.images import UNTRUSTED_MAX_PIXELS, ExifMode
+from faitheir.images import UNTRUSTED_MAX_PIXELS, ExifMode, written_quality
 
 __all__ = ["Estimate", "Options", "Summary", "downscale", "estimate", "roundtrip", "upscale"]
 
@@ -165,28 +165,34 @@ class _Setup:
         return round_trip_naming(self.files, self.format)
 
     def _settings(self) -> dict[str, Any]:
-        """All that outputs depend on: what TARGET's record holds."""
-        from faitheir.models import DEFAULT_MODELS, embedded_models, find_model, stored_hash
+        """All that outputs depend on, the defaults of this version filled in: what TARGET's record holds."""
+        from faitheir.models import DEFAULT_MODELS, embedded_models, find_model, read_config, stored_hash
+        from faitheir.pipeline import default_tile
 
         model = self.options.get("model")
         check_scale(self.scale, model)
-        if model is not None:
-            models = [str(model)]
-        elif self.verb == "upscale" or self.files.budget:
-            models = embedded_models()
-        else:
-            models = [DEFAULT_MODELS[int(self.scale or 16)]]
+        default = DEFAULT_MODELS[int(self.scale or 16)] if model is None else str(model)
+        names = {default}
+        if model is None and self.verb == "upscale":
+            names |= set(embedded_models())
+        elif model is None and self.files.budget and self.scale is None:
+            names.add(DEFAULT_MODELS[32])
+        models = {}
+        for name in sorted(names):
+            folder = find_model(name)
+            tile = self.options.get("tile") or default_tile(read_config(folder))
+            models[Path(name).name] = {"weights": stored_hash(folder), "tile": tile}
         settings: dict[str, Any] = {
-            "weights": {Path(name).name: stored_hash(find_model(name)) for name in models},
-            "scale": self.scale,
+            "model": Path(default).name,
+            "models": models,
             "dtype": self.options.get("dtype", "auto"),
-            "tile": self.options.get("tile"),
             "shard_files": self.options.get("shard_files", 0),
         }
         if self.verb != "upscale":
-            settings |= {"thumbnails": asdict(self.files), "exif": self.options.get("exif", "safe")}
+            settings |= {"thumbnails": self.files.settings, "exif": self.options.get("exif", "safe")}
         if self.verb != "downscale":
-            settings |= {"format": self.format, "quality": self.options.get("quality")}
+            quality = written_quality(self.format, self.options.get("quality"))
+            settings |= {"format": self.format, "quality": quality}
             settings |= {"fidelity": self.options.get("fidelity", 0.0)}
         return settings
 
@@ -221,13 +227,12 @@ class _Setup:
         record = read_record(self.target, self.verb)
         if record is None:
             return 0.0, False
-        if record.settings != self.settings:
-            both = record.settings | self.settings
-            differ = [name for name in both if record.settings.get(name) != self.settings.get(name)]
-            name = min(differ)
+        theirs, ours = _flat(record.settings), _flat(self.settings)
+        if theirs != ours:
+            name = min(name for name in theirs | ours if theirs.get(name) != ours.get(name))
             raise PlanError(
-                f"{self.target} holds outputs of other settings ({name}: {json.dumps(record.settings.get(name))}, not "
-                f"{json.dumps(self.settings.get(name))}); choose another TARGET, or replace them with --overwrite."
+                f"{self.target} holds outputs of other settings ({name}: {json.dumps(theirs.get(name))}, not "
+                f"{json.dumps(ours.get(name))}); choose another TARGET, or replace them with --overwrite."
             )
         return record.since, True
 
@@ -292,3 +297,11 @@ class _Setup:
             seconds=planner.number * sum(row["seconds_model"] for row in rows) / max(1, count) / models,
             models=models,
         )
+
+
+def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Settings with those inside others beside them, as "thumbnails.quality"."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: value}
+    return found
