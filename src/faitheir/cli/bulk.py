@@ -1,5 +1,6 @@
 """`faitheir bulk`: millions of files through Ray Data, from and to any storage that fsspec knows."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -103,6 +104,8 @@ _bulk_options = stack(
 
 
 def _run(verb: "Verb", source: str, target: str, *, dry_run: bool, **options: Any) -> None:
+    # What Ray says of lost workers would stand on stdout; the summary and the manifest say what came of them.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     from faitheir import bulk as library
 
     if options["object_store"] is not None:
