@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from faitheir import FaithEIRPipeline, Thumbnail
-from faitheir.comparison.codecs import avif, encode_within, jpegxl, webp
+from faitheir.comparison.codecs import CODECS, encode_within
 from faitheir.comparison.peers import SuperResolution
 from faitheir.comparison.produce import Setting
 from faitheir.evaluation.measures import picture_metric
@@ -34,7 +34,7 @@ from faitheir.images import Picture, UInt8Array, bicubic_thumbnail, read_picture
 from faitheir.storage import write_atomic
 from faitheir.thumbnail import ThumbnailFormat
 
-RIVALS = {"AVIF": avif, "WebP": webp, "JPEG XL": jpegxl}
+RIVALS = {"AVIF": CODECS["avif"], "WebP": CODECS["webp"], "JPEG XL": CODECS["jpegxl"]}
 DISTANCES = ("lpips_alex", "lpips_vgg", "dists")
 
 

@@ -3,11 +3,12 @@
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +23,7 @@ _LOCK = "lock"
 _ABANDONED = 24 * 3600
 
 
-def open_file(path: PathLike) -> BinaryIO:
+def open_file(path: PathLike) -> io.BufferedReader:
     """The file opened for reading bytes; StorageError if it is missing, not a file, empty or not readable."""
     path = Path(path)
     try:
@@ -69,6 +70,14 @@ def write_atomic(path: PathLike, data: bytes) -> None:
         flush_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({why(error)}); {_remedy(error)}.") from error
+
+
+def write_files(folder: PathLike, contents: Mapping[str, bytes]) -> list[Path]:
+    """Write each content under its name into a folder that exists, as `write_atomic` does; returns the files."""
+    paths = [Path(folder) / name for name in contents]
+    for path, data in zip(paths, contents.values(), strict=True):
+        write_atomic(path, data)
+    return paths
 
 
 @contextlib.contextmanager

@@ -6,20 +6,13 @@ from typing import Any
 import click
 
 from faitheir.cli.messages import printable
-from faitheir.cli.options import EPILOG, fidelity_option
+from faitheir.cli.options import EPILOG, fidelity_option, output_option
 from faitheir.errors import PlanError
 
 
 @click.command(epilog=EPILOG)
 @click.argument("model")
-@click.option(
-    "-o",
-    "--output",
-    metavar="DIR",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write into this folder; it is created if it is missing.",
-)
+@output_option("Write into this folder; it is created if it is missing.", required=True)
 @click.option(
     "--half",
     type=click.Choice(["down", "up", "both"]),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faitheir.cli.messages import printable, show_error, show_warning
-from faitheir.cli.options import EPILOG, compute_options, fidelity_option, stack
+from faitheir.cli.options import EPILOG, compute_options, fidelity_option, output_option, stack
 from faitheir.errors import PlanError
 from faitheir.images import write_picture
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from faitheir.comparison.produce import Setting
     from faitheir.evaluation.results import SystemResult
 
+
+_hr_option = click.option(
+    "--hr", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder with the original photographs."
+)
 
 _measure_options = stack(
     click.option(
@@ -49,14 +53,10 @@ _measure_options = stack(
         show_default=True,
         help="Format of the thumbnails that models write; both are lossless.",
     ),
-    click.option(
-        "-o",
-        "--output",
-        metavar="DIR",
-        type=click.Path(readable=False, path_type=Path),
+    output_option(
+        "Folder for results, tables, plots, report and intermediate files; an interrupted run continues from it.",
         default=Path("evaluation"),
         show_default=True,
-        help="Folder for results, tables, plots, report and intermediate files; an interrupted run continues from it.",
     ),
 )
 
@@ -77,9 +77,7 @@ _table_options = stack(
 
 
 @click.command(epilog=EPILOG)
-@click.option(
-    "--hr", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder with the original photographs."
-)
+@_hr_option
 @click.option(
     "--model", metavar="MODEL", help="Model to measure: embedded model, model folder, or Hub id (owner/name)."
 )
@@ -243,9 +241,7 @@ def _conclude(results: "Sequence[SystemResult]", files: Sequence[Path], problems
 
 @click.command(epilog=EPILOG)
 @click.argument("systems", nargs=-1)
-@click.option(
-    "--hr", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder with the original photographs."
-)
+@_hr_option
 @click.option(
     "--methods",
     metavar="SYSTEM,...",
@@ -346,14 +342,7 @@ def compare(
 
 @click.command(epilog=EPILOG)
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    metavar="DIR",
-    required=True,
-    type=click.Path(readable=False, path_type=Path),
-    help="Folder for tables, plots and the report.",
-)
+@output_option("Folder for tables, plots and the report.", required=True)
 @click.option("--metrics", metavar="NAME,...", help="Metrics to show, in this order. [default: all that were measured]")
 @click.option(
     "--title", metavar="TEXT", default="FaithEIR: comparison", show_default=True, help="Title of tables and report."

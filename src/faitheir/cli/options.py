@@ -74,18 +74,20 @@ def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+def output_option(text: str, **options: Any) -> Callable[[F], F]:
+    """``-o DIR``, with the help ``text``."""
+    folder = click.Path(file_okay=False, readable=False, path_type=Path)
+    return click.option("-o", "--output", metavar="DIR", type=folder, help=text, **options)
+
+
 recursive_option = click.option("-r", "--recursive", is_flag=True, help="Include the folders inside folders.")
 
 batch_options = stack(
     click.argument("inputs", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path)),
     recursive_option,
-    click.option(
-        "-o",
-        "--output",
-        metavar="DIR",
-        type=click.Path(readable=False, path_type=Path),
-        help="Write into this folder, in the folder structure of the inputs; it is created if it is missing. "
-        "[default: beside each input]",
+    output_option(
+        "Write into this folder, in the folder structure of the inputs; it is created if it is missing. "
+        "[default: beside each input]"
     ),
     click.option("--overwrite", is_flag=True, help="Replace outputs that exist instead of skipping them."),
 )

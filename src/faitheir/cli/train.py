@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from faitheir.cli.options import EPILOG
+from faitheir.cli.options import EPILOG, output_option
 from faitheir.errors import PlanError
 
 
@@ -75,14 +75,7 @@ def data() -> None:
 
 @data.command(epilog=EPILOG)
 @click.argument("source", type=click.Path(readable=False))
-@click.option(
-    "-o",
-    "--output",
-    metavar="DIR",
-    required=True,
-    type=click.Path(readable=False, path_type=Path),
-    help="Folder for the shards.",
-)
+@output_option("Folder for the shards.", required=True)
 @click.option(
     "--crop",
     metavar="PIXELS",

@@ -15,7 +15,7 @@ from faitheir.comparison.tables import summary_csv, tabulate, to_latex, to_markd
 from faitheir.errors import EvaluationError
 from faitheir.evaluation.results import SystemResult
 from faitheir.models import CONFIG_FILE, ModelConfig, read_config
-from faitheir.storage import write_atomic
+from faitheir.storage import write_files
 
 #: The columns of the paper's Tables 2 and 3, with both networks of LPIPS since it does not name one.
 ABLATION_METRICS = {
@@ -107,11 +107,9 @@ def ablation_tables(runs: Sequence[AblationRun], results: Sequence[SystemResult]
 
 def write_ablation(folder: str | Path, tables: Mapping[int, Sequence[SystemResult]]) -> list[Path]:
     """Write table2.md, .tex and .csv, and those of table 3, into a folder that exists."""
-    files = []
+    texts: dict[str, str] = {}
     for number, rows in tables.items():
-        table = tabulate(rows, ABLATION_METRICS[number], published_table(number).caption)
-        texts = {"md": to_markdown(table), "tex": to_latex(table), "csv": summary_csv(rows, ABLATION_METRICS[number])}
-        for suffix, text in texts.items():
-            files.append(Path(folder) / f"table{number}.{suffix}")
-            write_atomic(files[-1], text.encode())
-    return files
+        table, name = tabulate(rows, ABLATION_METRICS[number], published_table(number).caption), f"table{number}"
+        texts |= {f"{name}.md": to_markdown(table), f"{name}.tex": to_latex(table)}
+        texts[f"{name}.csv"] = summary_csv(rows, ABLATION_METRICS[number])
+    return write_files(folder, {name: text.encode() for name, text in texts.items()})

@@ -6,7 +6,7 @@ Only pixels are coded: no profile, no EXIF. What is compared is the picture deco
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -58,23 +58,6 @@ class Coded:
     factor: int
 
 
-def jpeg() -> Codec:
-    """JPEG at its smallest with Pillow's encoder: halved chroma, optimised Huffman tables, progressive."""
-    return _pillow("jpeg", ".jpg", range(1, 101), subsampling="4:2:0", optimize=True, progressive=True)
-
-
-def webp() -> Codec:
-    """WebP, lossy, at its slowest and smallest."""
-    return _pillow("webp", ".webp", range(101), method=6)
-
-
-def avif() -> Codec:
-    """AVIF through Pillow (11.3 or newer), at its default speed. Raises MissingDependencyError where it is not."""
-    if ".avif" not in SUFFIXES:
-        raise MissingDependencyError("The codec 'avif' needs Pillow 11.3 or newer with AVIF: pip install -U pillow.")
-    return _pillow("avif", ".avif", range(101), subsampling="4:2:0", speed=6)
-
-
 def jpegxl() -> Codec:
     """JPEG XL through imagecodecs; "quality" is turned into libjxl's distance by libjxl's own formula.
 
@@ -98,28 +81,36 @@ def jpegxl_distance(quality: int) -> float:
     return 0.1 + (100 - quality) * 0.09 if quality >= 30 else 53 / 3000 * quality**2 - 23 / 20 * quality + 25
 
 
-CODECS: Mapping[str, Callable[[], Codec]] = {"jpeg": jpeg, "webp": webp, "avif": avif, "jpegxl": jpegxl}
-
-
 def _pillow(name: str, suffix: str, qualities: Sequence[int], **options: object) -> Codec:
+    """A codec of Pillow's. Raises MissingDependencyError where this Pillow is without it."""
+    if suffix not in SUFFIXES:
+        raise MissingDependencyError(f"The codec '{name}' needs Pillow with {name.upper()}: pip install -U pillow.")
+
     def encode(rgb: UInt8Array, quality: int) -> bytes:
         return encode_picture(Picture(rgb), suffix[1:], quality=quality, **options)
 
     def decode(data: bytes) -> UInt8Array:
-        file = io.BytesIO(data)
-        return picture_from_pil(load_image(file, f"what {name} coded")).rgb
+        return picture_from_pil(load_image(io.BytesIO(data), f"what {name} coded")).rgb
 
     chosen = ", ".join(f"{key} {value}" for key, value in options.items())
     return Codec(name, suffix, qualities, encode, decode, f"{writer_version(suffix[1:])}; {chosen}")
+
+
+#: By name. JPEG and WebP are as small as Pillow's encoders make them, AVIF is at its default speed.
+CODECS: Mapping[str, Callable[[], Codec]] = {
+    "jpeg": partial(_pillow, "jpeg", ".jpg", range(1, 101), subsampling="4:2:0", optimize=True, progressive=True),
+    "webp": partial(_pillow, "webp", ".webp", range(101), method=6),
+    "avif": partial(_pillow, "avif", ".avif", range(101), subsampling="4:2:0", speed=6),
+    "jpegxl": jpegxl,
+}
 
 
 class _Trials:
     """One picture, reduced by one factor, at whatever qualities are tried: each coded once."""
 
     def __init__(self, codec: Codec, rgb: UInt8Array, factor: int) -> None:
-        small = cache(lambda: _reduced(rgb, factor))
         #: The bytes at the codec's quality number ``index``.
-        self.data = cache(lambda index: codec.encode(small(), codec.qualities[index]))
+        self.data = cache(lambda index: encode(codec, rgb, codec.qualities[index], factor))
         self.codec, self._rgb, self._factor = codec, rgb, factor
 
     def coded(self, index: int) -> Coded:
@@ -130,12 +121,9 @@ class _Trials:
 
 def encode(codec: Codec, rgb: UInt8Array, quality: int, factor: int) -> bytes:
     """A picture reduced by ``factor``, then coded."""
-    return codec.encode(_reduced(rgb, factor), quality)
-
-
-def _reduced(rgb: UInt8Array, factor: int) -> UInt8Array:
     height, width = rgb.shape[:2]
-    return rgb if factor == 1 else resize_bicubic(rgb, (-(-width // factor), -(-height // factor)))
+    small = rgb if factor == 1 else resize_bicubic(rgb, (-(-width // factor), -(-height // factor)))
+    return codec.encode(small, quality)
 
 
 def decode(codec: Codec, data: bytes, shape: tuple[int, ...]) -> UInt8Array:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from faitheir.comparison.methods import Opener
 from faitheir.comparison.plots import write_plots
@@ -105,15 +106,14 @@ def write_comparison(
     folder.mkdir(parents=True, exist_ok=True)
     files = write_tables(folder, results, metrics, title)
     problems = []
-
-    try:
-        files += write_plots(folder, results, metrics)
-    except FaithEIRError as error:  # the tables stand without them
-        problems.append(f"the plots could not be made: {error}")
-    report = folder / "report.html"
-    try:
-        write_report(report, results, metrics=metrics, title=title, pictures=pictures, progress=progress)
-        files.append(report)
-    except FaithEIRError as error:
-        problems.append(f"the report could not be made: {error}")
+    options: dict[str, Any] = {"metrics": metrics, "title": title, "pictures": pictures, "progress": progress}
+    writers: dict[str, Callable[[], list[Path]]] = {
+        "plots": lambda: write_plots(folder, results, metrics),
+        "report": lambda: [write_report(folder / "report.html", results, **options)],
+    }
+    for what, write in writers.items():
+        try:
+            files += write()
+        except FaithEIRError as error:  # the tables stand without it
+            problems.append(f"the {what} could not be made: {error}")
     return files, problems

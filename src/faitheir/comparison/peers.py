@@ -18,7 +18,7 @@ from faitheir.comparison.systems import Resampling
 from faitheir.devices import resolve_device
 from faitheir.errors import EvaluationError, ModelError, needs, one_line
 from faitheir.evaluation.results import Output
-from faitheir.evaluation.store import Store, file_hash
+from faitheir.evaluation.store import file_hash
 from faitheir.files import picture_files
 from faitheir.images import Picture, UInt8Array, read_picture, resize_bicubic, write_picture
 from faitheir.storage import temporary_folder
@@ -136,21 +136,19 @@ class Command(Resampling):
         self._seconds = 0.0
         self._temporary = Path()
 
-    def outputs(
-        self, originals: Mapping[str, Path], folder: Path, store: Store, *, progress: bool = True
-    ) -> dict[str, Output]:
+    def outputs(self, originals: Mapping[str, Path], folder: Path, *args: Any, **options: Any) -> dict[str, Output]:
         """The program's input and output lie in a hidden folder until all of it is read."""
         folder.mkdir(parents=True, exist_ok=True)
         with temporary_folder(folder) as temporary:
             self._temporary = temporary.absolute()
-            return super().outputs(originals, folder, store, progress=progress)
+            return super().outputs(originals, folder, *args, **options)
 
     def prepare(self, pending: Mapping[str, Path], folder: Path) -> None:
         """Run the program. Its failure is reported for the pictures that it did not make."""
         input_folder, output_folder = self._temporary / "input", self._temporary / "output"
         input_folder.mkdir()
         output_folder.mkdir()
-        names = flat_names(list(pending))
+        names = {picture: f"{index:06d}" for index, picture in enumerate(pending)}
         for picture, path in pending.items():
             try:
                 write_picture(input_folder / f"{names[picture]}.png", Picture(self.small(read_picture(path).rgb)))
@@ -196,19 +194,6 @@ class Command(Resampling):
             f"{shlex.join(self._words)} over bicubic thumbnails as PNG. Seconds: the program's whole time, its start "
             "included, over the number of pictures."
         )
-
-
-def flat_names(pictures: Sequence[str]) -> dict[str, str]:
-    """A file name without suffix for each picture; none is the beginning of another, followed by a separator."""
-    names = {picture: re.sub(r"[^A-Za-z0-9_-]+", "_", picture) for picture in pictures}
-    flat = list(names.values())
-    clear = len(set(flat)) == len(flat) and not any(
-        re.match(f"{re.escape(a)}[_.-]", b) for a in flat for b in flat if a != b
-    )
-    if clear:
-        return names
-    digits = len(str(len(flat)))
-    return {picture: f"{index:0{digits}d}" for index, picture in enumerate(pictures)}
 
 
 def match_outputs(names: Sequence[str], paths: Sequence[Path]) -> dict[str, list[Path]]:

@@ -11,7 +11,7 @@ from faitheir.comparison.curves import Line, labels, line_of, series
 from faitheir.comparison.tables import drawn_metrics, metric
 from faitheir.errors import EvaluationError, needs
 from faitheir.evaluation.results import SystemResult
-from faitheir.storage import write_atomic
+from faitheir.storage import write_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,10 +113,7 @@ def write_plots(
         "rate-distortion.svg": to_svg(figure),
         "rate-distortion.png": _save(figure, "png", {}, facecolor="white", dpi=160),
     }
-    paths = [Path(folder) / name for name in files]
-    for path, data in zip(paths, files.values(), strict=True):
-        write_atomic(path, data)
-    return paths
+    return write_files(folder, files)
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -59,6 +59,7 @@ class System:
         What was made with the same settings from the same original and lies there unchanged is not made again. Files
         are written whole or not at all. Raises DeviceError and MissingDependencyError, which no picture is free of.
         """
+        self.load()
         pending: dict[str, str] = {}
         self.made = {}
         for picture, original in originals.items():
@@ -90,6 +91,9 @@ class System:
                 self.made[picture] = Output(restored, error=reason(error, "; a smaller tile needs less"))
         self.made = {picture: self.made[picture] for picture in originals}
         return self.made
+
+    def load(self) -> None:
+        """Called before anything else: ``settings`` may rest on it."""
 
     def settings(self, picture: str) -> str:  # noqa: ARG002
         """All that the files of a picture depend on besides the original."""

@@ -27,11 +27,6 @@ class PublishedTable:
     columns: tuple[str, ...]
     rows: tuple[tuple[str | int | float | None, ...], ...]
 
-    def __post_init__(self) -> None:
-        """Raises EvaluationError where a row has another length than the columns."""
-        if any(len(row) != len(self.columns) for row in self.rows):
-            raise EvaluationError(f"table {self.table}: a row does not have {len(self.columns)} values.")
-
     def records(self) -> list[dict[str, str | int | float | None]]:
         """The rows, each value by its column."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]

@@ -9,9 +9,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -19,7 +18,7 @@ from faitheir.comparison.plots import inline_svg
 from faitheir.comparison.sheets import busiest
 from faitheir.comparison.tables import metric, metrics_of, page, shown, tables_of
 from faitheir.errors import EvaluationError, ImageError, MissingDependencyError, StorageError
-from faitheir.evaluation.results import PictureResult, SystemResult
+from faitheir.evaluation.results import PictureResult, SystemResult, strict
 from faitheir.images import Picture, UInt8Array, encode_picture, read_picture, resize_bicubic
 from faitheir.storage import write_atomic
 from faitheir.version import __version__
@@ -32,8 +31,7 @@ SIDE, OVERVIEW_SIDE = 1024, 320
 _START = 120  # pixels: about what the page shows at first
 
 
-@dataclass(frozen=True)
-class _Order:
+class _Order(NamedTuple):
     """The metric, and the system (its index among the measured), by which pictures are worst or best."""
 
     metric: str
@@ -50,8 +48,8 @@ def write_report(
     pictures: int = 24,
     max_bytes: int = 32 * 2**20,
     progress: bool = True,
-) -> None:
-    """Write the report of measured and published results, whole or not at all.
+) -> Path:
+    """Write the report of measured and published results, whole or not at all; returns the file.
 
     ``metrics``: the columns and plots, all by default. ``sort``: the metric by which pictures are worst and best, that
     of the first model (else the first system); by default the first one that is ranked. At most ``pictures``
@@ -84,10 +82,11 @@ def write_report(
         quality=QUALITY,
         side=SIDE,
         # "<" would end the element that holds it if "/script" followed.
-        data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+        data=json.dumps(strict(data), allow_nan=False).replace("<", "\\u003c"),
     )
     # A file's name may hold bytes that are no text.
     write_atomic(path, text.encode(errors="backslashreplace"))
+    return Path(path)
 
 
 def _order(measured: Sequence[SystemResult], sort: str | None) -> _Order | None:
@@ -126,20 +125,17 @@ def _pictures(
     broken: dict[str, str] = {}
     spent = 0
     for name in tqdm(_ranking(measured, order), desc="report", disable=None if progress else True):
-        if spent > max_bytes or len(kept) >= limit:
-            others[name] = _value(named, order, name)
-            continue
-        found = [pictures.get(name) for pictures in named]
-        try:
-            entry = _embed(name, found, measured)
-        except (ImageError, StorageError) as error:
-            broken[name] = str(error)
-            continue
-        spent += len(json.dumps(entry))
-        if spent > max_bytes:
-            others[name] = _value(named, order, name)
-        else:
-            kept.append(entry)
+        if spent <= max_bytes and len(kept) < limit:
+            try:
+                entry = _embed(name, [pictures.get(name) for pictures in named], measured)
+            except (ImageError, StorageError) as error:
+                broken[name] = str(error)
+                continue
+            spent += len(json.dumps(entry))
+            if spent <= max_bytes:
+                kept.append(entry)
+                continue
+        others[name] = _value(named, order, name)
     there = {key for entry in kept for values in entry["values"].values() for key in values}
     chosen = [name for name in metrics_of(measured, metrics) if name in there]
     if order is not None and order.metric in there and order.metric not in chosen:
@@ -192,7 +188,7 @@ def _embed(name: str, found: Sequence[PictureResult | None], measured: Sequence[
         if picture is None or picture.error is not None:
             entry["notes"][index] = "not measured" if picture is None else picture.error
             continue
-        entry["values"][index] = {key: _json_number(v) for key, v in picture.values.items() if not math.isnan(v)}
+        entry["values"][index] = {key: v for key, v in picture.values.items() if not math.isnan(v)}
         if picture.thumbnail is not None:
             try:
                 entry["thumbnails"][index] = _thumbnail(read_picture(picture.thumbnail), original, result.scale)
@@ -228,7 +224,3 @@ def _reduced(rgb: UInt8Array, side: int) -> UInt8Array:
     height, width = rgb.shape[:2]
     factor = min(1.0, side / max(width, height))
     return rgb if factor == 1 else resize_bicubic(rgb, (max(1, round(width * factor)), max(1, round(height * factor))))
-
-
-def _json_number(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)

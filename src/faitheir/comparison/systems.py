@@ -64,10 +64,8 @@ class ModelSystem(System):
         super().__init__(label or self._name + lossy, config.codec.scale, {})
         self.suffix = f".{stored[0]}" if stored else setting.suffix
 
-    def outputs(
-        self, originals: Mapping[str, Path], folder: Path, store: Store, *, progress: bool = True
-    ) -> dict[str, Output]:
-        """The weights are loaded first: files depend on them."""
+    def load(self) -> None:
+        """The weights, which name what files depend on."""
         s = self._setting
         self.pipeline = FaithEIRPipeline.from_pretrained(
             self._folder, base=s.base, device=s.device, dtype=s.dtype, tile=s.tile, fidelity=self._fidelity
@@ -83,7 +81,6 @@ class ModelSystem(System):
         if self._stored:
             name, quality = self._stored
             self.about |= {"held_to": RATE, "curve": f"{self._name} {name}", "thumbnail_quality": str(quality)}
-        return super().outputs(originals, folder, store, progress=progress)
 
     def prepare(self, pending: Mapping[str, Path], folder: Path) -> None:  # noqa: ARG002
         """The first picture of a process pays for what the later ones do not: here it is one that is not measured."""
@@ -165,14 +162,7 @@ class Restored(System):
         super().__init__(label or whole.name, setting.scale, {"folder": str(whole)})
         self._whole, self._thumbnails = whole, thumbnails
 
-    def outputs(
-        self,
-        originals: Mapping[str, Path],
-        folder: Path,  # noqa: ARG002
-        store: Store,  # noqa: ARG002
-        *,
-        progress: bool = True,  # noqa: ARG002
-    ) -> dict[str, Output]:
+    def outputs(self, originals: Mapping[str, Path], *_: Any, **__: Any) -> dict[str, Output]:
         """Nothing is made; raises PairingError where files do not pair."""
         self.made = pair(originals, self._whole, self._thumbnails)
         self.scale = find_scale(originals, self.made) or self.scale
@@ -272,12 +262,7 @@ class CodecSystem(System):
         elif self._way == BYTES_REDUCED:
             held = f"The highest PSNR in at most {bytes_of}, picture by picture"
         else:
-            held = f"The largest quality in at most {bytes_of}, picture by picture"
-            if reduced:
-                why = (
-                    f"; the lowest is larger in {reduced} of {len(made)} pictures, which were reduced first "
-                    f"({how}, by what gives the highest PSNR)"
-                )
+            held = f"The largest quality in at most {bytes_of}, reduced where none fits, picture by picture"
         return f"{held}{why}. {self._codec.about}."
 
 

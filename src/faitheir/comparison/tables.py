@@ -8,21 +8,20 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
 from faitheir.comparison.curves import RATES, Curve, Line, bd_rate, labels, series, value_at
 from faitheir.errors import EvaluationError
 from faitheir.evaluation.metrics import METRICS, Metric
 from faitheir.evaluation.results import SystemResult
 from faitheir.evaluation.statistics import Difference, interval, paired
-from faitheir.storage import write_atomic
+from faitheir.storage import write_files
 
 #: What a point of a curve is matched to, in ``about``: rows of different rates are not ranked.
 RATE = "rate"
@@ -59,6 +58,7 @@ class Cell(NamedTuple):
 
 
 Row = tuple[Cell, ...]
+Block = tuple[str, tuple[Row, ...]]
 
 
 class Table(NamedTuple):
@@ -68,7 +68,7 @@ class Table(NamedTuple):
     """
 
     head: Row
-    blocks: tuple[tuple[str, tuple[Row, ...]], ...]
+    blocks: tuple[Block, ...]
     footnotes: tuple[str, ...]
     caption: str = ""
 
@@ -175,29 +175,12 @@ def tabulate(results: Sequence[SystemResult], metrics: Sequence[str] | None = No
                 elif result.kind == "published" or not common[name]:
                     why.append(_why_missing(result, name))
                 mark = marks[name].get(text) if _takes_part(result) else None
-                cells.append(Cell(text, mark, notes(why), caution, _interval(result, name)))
+                cells.append(Cell(text, mark, notes(why), caution, _bracketed(_interval(result, name), name)))
             written.append((Cell(result.system, None, notes(_row_notes(result))), *cells))
         spread = any(cell.interval for row in written for cell in row)
         title = group.title(rows) + (", 95 % bootstrap intervals in brackets" if spread else "")
         blocks.append((title, tuple(written)))
     return Table(tuple(head), tuple(blocks), tuple(footnotes), caption)
-
-
-@dataclass(frozen=True)
-class _Format:
-    """How a cell is written: its text, its mark around that, and its footnotes' numbers behind."""
-
-    escape: Callable[[str], str]
-    marks: Mapping[str, str]
-    notes: str
-    caution: str
-    interval: str
-
-    def __call__(self, cell: Cell) -> str:
-        text = self.marks.get(cell.mark or "", "%s") % self.escape(cell.text)
-        numbers = (self.caution if cell.caution else "") + ",".join(map(str, cell.notes))
-        text += self.interval % self.escape(cell.interval) if cell.interval else ""
-        return text + (self.notes % numbers if cell.notes else "")
 
 
 def differences(results: Sequence[SystemResult], metrics: Sequence[str] | None = None) -> Table | None:
@@ -232,35 +215,28 @@ def _difference(pair: Difference | None, name: str) -> Cell:
 def curve_tables(results: Sequence[SystemResult], metrics: Sequence[str] | None = None) -> list[Table]:
     """BD-rates against AVIF, and who leads at which rate; none without a line of several points."""
     names = drawn_metrics(results, metrics)
-    found = {name: series(results, name) for name in names}
+    found = {name: defaultdict[Line, Curve](list, series(results, name)) for name in names}
     lines = list(dict.fromkeys(line for curves in found.values() for line in curves))
     label = labels(lines)
     if not any(len(curve) > 1 for curves in found.values() for curve in curves.values()):
         return []
 
-    def curve(line: Line, name: str) -> Curve:
-        return found[name].get(line, [])
-
     head = tuple(Cell(metric(name).label, metric(name).direction) for name in names)
     plain = tuple(Cell(cell.text) for cell in head)
-    deltas, leaders = [], []
+    deltas: list[Block] = []
+    leaders: list[Block] = []
     for protocol, files in dict.fromkeys((line.protocol, line.files) for line in lines):
-        here = [line for line in lines if (line.protocol, line.files) == (protocol, files)]
         anchor = Line("avif", False, protocol, files)
-        rows = []
-        for line in here:
-            cells = [_delta(curve(anchor, name), curve(line, name), name) for name in names]
-            if line != anchor and any(cell.text != _NONE for cell in cells):
-                rows.append((Cell(label[line]), *cells))
-        title = f"Measured, protocol {protocol}"
-        deltas += [(title, tuple(rows))] if rows else []
-        points = {curve(line, name)[0][0] for name in names for line in here if len(curve(line, name)) == 1}
-        rows = []
-        for rate in sorted({*RATES, *points}):
-            cells = [_leader({label[line]: curve(line, name) for line in here}, rate, name) for name in names]
-            if any(cell.text != _NONE for cell in cells):
-                rows.append((Cell(f"{rate:.3g} bpp"), *cells))
-        leaders += [(title, tuple(rows))] if rows else []
+        here = {label[line]: line for line in lines if (line.protocol, line.files) == (protocol, files)}
+        curves = {name: {text: found[name][line] for text, line in here.items()} for name in names}
+        points = {curve[0][0] for named in curves.values() for curve in named.values() if len(curve) == 1}
+        rated = {text: [_delta(found[n][anchor], curves[n][text], n) for n in names] for text in here}
+        rated.pop(label.get(anchor, ""), None)
+        led = {f"{rate:.3g} bpp": [_leader(curves[n], rate, n) for n in names] for rate in sorted({*RATES, *points})}
+        for blocks, rows in ((deltas, rated), (leaders, led)):
+            filled = {text: cells for text, cells in rows.items() if any(cell.text != _NONE for cell in cells)}
+            if filled:
+                blocks.append((f"Measured, protocol {protocol}", tuple((Cell(t), *c) for t, c in filled.items())))
     tables = (
         Table((Cell("Curve", None, (1,)), *plain), tuple(deltas), (_BD_RATE,), "BD-rate against AVIF"),
         Table((Cell("Rate", None, (1,)), *head), tuple(leaders), (_LEADERS,), "Who leads at which rate"),
@@ -291,43 +267,12 @@ def tables_of(results: Sequence[SystemResult], metrics: Sequence[str] | None = N
 
 def to_markdown(table: Table) -> str:
     """As GitHub's Markdown: best in bold, second best underlined."""
-    marks = {"best": "**%s**", "second": "<u>%s</u>", "higher": "%s ↑", "lower": "%s ↓"}
-    cell = _Format(_markdown, marks, "<sup>%s</sup>", "⚠", " <sub>%s</sub>")
-    lines = [_markdown(table.caption), ""] if table.caption else []
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    empty = [""] * (len(table.head) - 1)
-    lines += [line(map(cell, table.head)), "|".join(["| --- ", *(" ---: " for _ in empty)]) + "|"]
-    for title, rows in table.blocks:
-        lines += [line([f"*{_markdown(title)}*", *empty]), *(line(map(cell, row)) for row in rows)]
-    lines += [""] if table.footnotes else []
-    lines += [f"{number}. {_markdown(text)}" for number, text in enumerate(table.footnotes, 1)]
-    return "\n".join(lines) + "\n"
+    return page("table.md").render(table=table)
 
 
 def to_latex(table: Table) -> str:
     r"""As LaTeX: a table for the booktabs package, best in ``\textbf``, second best in ``\underline``."""
-    marks = {"best": r"\textbf{%s}", "second": r"\underline{%s}"}
-    marks |= {"higher": r"%s $\uparrow$", "lower": r"%s $\downarrow$"}
-    cell = _Format(_latex, marks, r"\textsuperscript{%s}", "!", r" {\scriptsize %s}")
-
-    def line(row: Row) -> str:
-        return " & ".join(map(cell, row)) + r" \\"
-
-    width = len(table.head)
-    lines = ["% \\usepackage{booktabs}", r"\begin{table}", r"\centering"]
-    lines += [rf"\caption{{{_latex(table.caption)}}}"] if table.caption else []
-    lines += [rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\toprule", line(table.head)]
-    for title, rows in table.blocks:
-        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{_latex(title)}}}}} \\", *map(line, rows)]
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    if table.footnotes:
-        lines += ["", r"\begin{minipage}{\linewidth}\footnotesize\smallskip"]
-        lines += [rf"\textsuperscript{{{number}}} {_latex(text)}\par" for number, text in enumerate(table.footnotes, 1)]
-        lines.append(r"\end{minipage}")
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    return page("table.tex").render(table=table)
 
 
 def to_html(table: Table, prefix: str = "note") -> str:
@@ -337,11 +282,15 @@ def to_html(table: Table, prefix: str = "note") -> str:
 
 @cache
 def page(name: str) -> Template:
-    """A part of the report, in which whatever is filled in is text, unless the part says otherwise."""
+    """A template; what is filled in is text: HTML escapes it by itself, the others by a filter."""
     places = Environment(
-        loader=PackageLoader("faitheir.comparison", "page"), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("faitheir.comparison", "page"),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
     )
     places.globals["counted"] = lambda number, noun: f"{number:,} {noun}{'' if number == 1 else 's'}"
+    places.filters |= {"markdown": _markdown, "latex": _latex}
     return places.get_template(name)
 
 
@@ -353,7 +302,8 @@ def summary_csv(results: Sequence[SystemResult], metrics: Sequence[str] | None =
             **{"system": r.system, "kind": r.kind, "protocol": r.protocol, "dataset": r.about.get("dataset")},
             **{"scale": r.scale, "pictures": len(r.pictures), "failed": sum(p.error is not None for p in r.pictures)},
             **{name: r.summary.get(name) for name in names},
-            **dict(zip((f"{n}_{end}" for n in names for end in ("low", "high")), _ends(r, names), strict=True)),
+            **{f"{name}_low": (_interval(r, name) or (None,))[0] for name in names},
+            **{f"{name}_high": (_interval(r, name) or (None,))[-1] for name in names},
             "missing": "; ".join(f"{name}: {text}" for name, text in r.missing.items()),
             "warnings": "; ".join(f"{name}: {text}" for name, text in r.warnings.items()),
             "note": r.note,
@@ -365,8 +315,7 @@ def summary_csv(results: Sequence[SystemResult], metrics: Sequence[str] | None =
 def pictures_csv(results: Sequence[SystemResult], metrics: Sequence[str] | None = None) -> str:
     """A line for each picture of each system, with values in full precision; empty where there is none."""
     there = {name for result in results for picture in result.pictures for name in picture.values}
-    wanted = METRICS.keys() | there if metrics is None else set(metrics_of(results, metrics))
-    names = [name for name in (*METRICS, *sorted(there - METRICS.keys())) if name in there & wanted]
+    names = [name for name in metrics_of(results, metrics) if name in there]
     return _csv(
         {
             **{"system": result.system, "picture": p.picture, "width": p.width, "height": p.height},
@@ -392,22 +341,15 @@ def write_tables(
         "results.csv": summary_csv(results, metrics),
         "pictures.csv": pictures_csv(results, metrics),
     }
-    paths = [Path(folder) / name for name in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        write_atomic(path, text.encode())
-    return paths
+    return write_files(folder, {name: text.encode() for name, text in texts.items()})
 
 
 def _values(result: SystemResult, name: str) -> dict[str, float]:
     return {picture.picture: picture.values[name] for picture in result.pictures if name in picture.values}
 
 
-def _ends(result: SystemResult, names: Sequence[str]) -> Iterable[float | None]:
-    return chain.from_iterable(interval(tuple(_values(result, name).values())) or (None, None) for name in names)
-
-
-def _interval(result: SystemResult, name: str) -> str:
-    return _bracketed(interval(tuple(_values(result, name).values())), name)
+def _interval(result: SystemResult, name: str) -> tuple[float, float] | None:
+    return interval(tuple(_values(result, name).values()))
 
 
 def _bracketed(ends: tuple[float, float] | None, name: str) -> str:
@@ -431,15 +373,10 @@ def _why_missing(result: SystemResult, name: str) -> str:
 
 
 def _row_notes(result: SystemResult) -> list[str]:
-    failed = [picture for picture in result.pictures if picture.error is not None]
-    if not failed:
-        return [result.note]
+    failed = [f"{picture.picture} ({picture.error})" for picture in result.pictures if picture.error is not None]
     rest = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
     whole = f"{len(result.pictures) - len(failed)} of {len(result.pictures)}"
-    return [
-        result.note,
-        f"Caution: only {whole} pictures; failed: {failed[0].picture} ({failed[0].error}){rest}",
-    ]
+    return [result.note, *(f"Caution: only {whole} pictures; failed: {first}{rest}" for first in failed[:1])]
 
 
 def _group(result: SystemResult) -> _Group:

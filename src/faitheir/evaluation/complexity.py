@@ -76,7 +76,7 @@ def complexity(
     width, height = size
     if width < 1 or height < 1:
         raise ConfigError(f"size is {width} x {height}; both sides must be at least one pixel.")
-    config = _config(source)
+    config = _without_weights(source) or read_config(find_model(source))
     macs_down, macs_up = count_macs(config, size)
     request: dict[str, Any] = {"source": str(source), "base": None if base is None else str(base)}
     request |= {"size": size, "device": device, "dtype": dtype, "tile": tile, "repeat": repeat}
@@ -126,19 +126,16 @@ def best_time(function: Callable[[], T], repeat: int) -> tuple[float, T]:
     return min(times), result
 
 
-def _config(source: str | Path) -> ModelConfig:
-    return KNOWN_CONFIGS[str(source)] if _is_without_weights(source) else read_config(find_model(source))
-
-
-def _is_without_weights(source: str | Path) -> bool:
-    return str(source) in KNOWN_CONFIGS and str(source) not in embedded_models() and not Path(source).is_dir()
+def _without_weights(source: str | Path) -> ModelConfig | None:
+    """The configuration of a known model whose weights are not here."""
+    here = str(source) in embedded_models() or Path(source).is_dir()
+    return None if here else KNOWN_CONFIGS.get(str(source))
 
 
 def _measure(source: str, size: tuple[int, int], repeat: int, tile: int | None, **options: Any) -> dict[str, Any]:
     """In this process."""
     keep_freed_memory()  # as the commands that do the work
-    if random := _is_without_weights(source):
-        config = KNOWN_CONFIGS[source]
+    if config := _without_weights(source):
         model = build_model(config)
         model.backbone.merge_lora()
         pipeline = FaithEIRPipeline(model, config, tile=tile).to(options["device"], options["dtype"])
@@ -157,7 +154,7 @@ def _measure(source: str, size: tuple[int, int], repeat: int, tile: int | None, 
         "seconds_up": up,
         "peak_mib": peak_mib(pipeline.device),
         "loaded_mib": loaded,
-        "random_weights": random,
+        "random_weights": config is not None,
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faitheir.errors import ModelError, needs
+from faitheir.errors import needs
 from faitheir.evaluation.measures import clean_file, exact, network_hash
 from faitheir.images import UInt8Array
 
@@ -54,18 +54,11 @@ def load_inception(weights: str | Path | None, device: str | torch.device = "cpu
     """
     with needs("FID and KID need torch-fidelity: pip install 'faitheir[eval]'."):
         from torch_fidelity import feature_extractor_inceptionv3 as inception
-    with clean_file("inception", weights) as path, contextlib.redirect_stderr(io.StringIO()):
-        try:
-            network = inception.FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048"], feature_extractor_weights_path=None if path is None else str(path)
-            )
-        except OSError as error:
-            raise ModelError(
-                f"Inception's weights could not be fetched by torch-fidelity ({error}); get "
-                f"{inception.URL_INCEPTION_V3} elsewhere and give the file."
-            ) from None
-        except RuntimeError:
-            raise ModelError(f"{weights}: these are not the weights of 'inception'.") from None
+    source = "torch-fidelity", inception.URL_INCEPTION_V3
+    with clean_file("inception", weights, *source) as path, contextlib.redirect_stderr(io.StringIO()):
+        network = inception.FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=None if path is None else str(path)
+        )
     about = f"torch-fidelity {version('torch-fidelity')}, weights {network_hash(network)}"
     device = torch.device(device)
     network.to(device)

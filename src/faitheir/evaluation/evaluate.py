@@ -31,17 +31,7 @@ FREE = ("thumbnail_bytes", "bytes", "bits_per_pixel", "seconds_down", "seconds_u
 #: The metrics that ``evaluate`` computes.
 COMPUTED = tuple(name for name in METRICS if name != "lpips")
 
-_LIBRARIES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "pillow",
-    "lpips",
-    "torchmetrics",
-    "torch-fidelity",
-    "ssimulacra2",
-    "pyiqa",
-)
+_NOTED = ("torch", "torchvision", "numpy", "pillow", "lpips", "torchmetrics", "torch-fidelity", "ssimulacra2", "pyiqa")
 
 
 def evaluate(
@@ -133,7 +123,7 @@ def evaluate(
         "faitheir": __version__,
         "python": platform.python_version(),
     }
-    facts |= {name: installed(name) or "" for name in _LIBRARIES}
+    facts |= {name: installed(name) or "" for name in _NOTED}
     facts |= {f"metric {name}": text for name, text in tools.abouts().items()}
     return SystemResult(
         system=system,

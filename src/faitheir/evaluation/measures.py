@@ -256,28 +256,29 @@ def _load_musiq(weights: str | Path | None, device: torch.device) -> nn.Module:
     text = "MUSIQ needs pyiqa, whose licence forbids commercial use: pip install 'faitheir[musiq]'."
     with needs(text), contextlib.redirect_stdout(io.StringIO()):
         import pyiqa
-    with clean_file("musiq", weights) as path, contextlib.redirect_stdout(sys.stderr):
-        try:
-            options = {} if path is None else {"pretrained_model_path": str(path)}
-            network: nn.Module = pyiqa.create_metric("musiq", device=device, **options)
-        except OSError as error:
-            raise ModelError(
-                f"the weights of 'musiq' could not be fetched by pyiqa ({error}); get its file "
-                "musiq_koniq_ckpt-e95806b9.pth elsewhere and give the file."
-            ) from None
-        except (RuntimeError, KeyError):
-            raise ModelError(f"{weights}: these are not the weights of 'musiq'.") from None
+    source = "pyiqa", "its file musiq_koniq_ckpt-e95806b9.pth"
+    with clean_file("musiq", weights, *source) as path, contextlib.redirect_stdout(sys.stderr):
+        options = {} if path is None else {"pretrained_model_path": str(path)}
+        network: nn.Module = pyiqa.create_metric("musiq", device=device, **options)
     return network
 
 
 @contextlib.contextmanager
-def clean_file(name: str, weights: str | Path | None) -> Iterator[Path | None]:
-    """A file of the tensors in ``weights`` and nothing else, for libraries that would unpickle all of it."""
-    if weights is None:
-        yield None
-        return
-    state = read_state(name, weights)
+def clean_file(name: str, weights: str | Path | None, library: str, what: str) -> Iterator[Path | None]:
+    """A file of the tensors in ``weights`` and nothing else, for libraries that would unpickle all of it.
+
+    None where ``library`` fetches ``what`` itself. Raises ModelError where it cannot, or the tensors do not fit.
+    """
+    state = None if weights is None else read_state(name, weights)
     with tempfile.TemporaryDirectory(prefix="faitheir-") as folder:
         path = Path(folder) / f"{name}.pth"
-        torch.save(state, path)
-        yield path
+        try:
+            torch.save(state, path)
+            yield None if state is None else path
+        except OSError as error:
+            raise ModelError(
+                f"the weights of '{name}' could not be fetched by {library} ({error}); get {what} elsewhere and give "
+                "the file."
+            ) from None
+        except (RuntimeError, KeyError):
+            raise ModelError(f"{weights}: these are not the weights of '{name}'.") from None

@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 
 _BLOCK = 96  # pixels, at full size
 
+_gamma = np.vectorize(math.gamma, otypes=[np.float64])
+
 
 def load_niqe(path: str | Path) -> tuple[Array, Array, Array]:
     """Mean (36,) and covariance (36, 36) of pristine features, and the window (7, 7) of local statistics.
@@ -91,7 +93,3 @@ def _shapes() -> tuple[Array, Array]:
     """Shapes from 0.2 to 10, and the ratio of moments that each has."""
     shapes = np.arange(0.2, 10.001, 0.001)
     return shapes, _gamma(2 / shapes) ** 2 / (_gamma(1 / shapes) * _gamma(3 / shapes))
-
-
-def _gamma(x: Array) -> Array:
-    return np.array([math.gamma(value) for value in x])

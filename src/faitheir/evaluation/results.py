@@ -7,8 +7,10 @@ import hashlib
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,7 +88,7 @@ class SystemResult:
 
     def to_json(self) -> str:
         """As standard JSON: infinity and nan are the strings "inf" and "nan"."""
-        return json.dumps({"version": RESULT_VERSION} | _strict(to_dict(self)), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps({"version": RESULT_VERSION} | strict(to_dict(self)), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str = "the result") -> "SystemResult":
@@ -134,13 +136,13 @@ def read_results(folder: str | Path) -> list[SystemResult]:
 
 
 def _with_files(result: SystemResult, change: Callable[[str], str]) -> SystemResult:
-    pictures = []
-    for picture in result.pictures:
+    def moved(picture: PictureResult) -> PictureResult:
         original, thumbnail, restored = (
-            None if file is None else change(file) for file in (picture.original, picture.thumbnail, picture.restored)
+            file and change(file) for file in (picture.original, picture.thumbnail, picture.restored)
         )
-        pictures.append(replace(picture, original=original, thumbnail=thumbnail, restored=restored))
-    return replace(result, pictures=tuple(pictures))
+        return replace(picture, original=original, thumbnail=thumbnail, restored=restored)
+
+    return replace(result, pictures=tuple(map(moved, result.pictures)))
 
 
 def file_stem(system: str) -> str:
@@ -153,20 +155,19 @@ def file_stem(system: str) -> str:
 
 def means(rows: Iterable[dict[str, float]]) -> dict[str, float]:
     """Mean of each metric over the pictures that have it; nan does not count."""
-    columns: dict[str, list[float]] = {}
-    for row in rows:
-        for name, value in row.items():
-            if not math.isnan(value):
-                columns.setdefault(name, []).append(value)
+    columns = defaultdict[str, list[float]](list)
+    for name, value in chain.from_iterable(row.items() for row in rows):
+        if not math.isnan(value):
+            columns[name].append(value)
     return {name: math.fsum(values) / len(values) for name, values in columns.items()}
 
 
-def _strict(value: Any) -> Any:
-    """JSON has no infinity and no nan."""
+def strict(value: Any) -> Any:
+    """For JSON, which has no infinity and no nan: these as texts."""
     if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -146,9 +146,6 @@ def side_by_side(original: Picture, thumbnail: Picture, restored: Picture, scale
         (restored, Image.Resampling.BICUBIC, None),
     )
     for index, (picture, resampling, box) in enumerate(panels):
-        panel = Image.fromarray(picture.rgb).resize((width, height), resampling, box=box)
-        mask = None
-        if picture.alpha is not None:
-            mask = Image.fromarray(picture.alpha).resize((width, height), resampling, box=box)
-        row.paste(panel, (index * (width + gap), 0), mask)
+        panel = picture.to_pil().resize((width, height), resampling, box=box)
+        row.paste(panel, (index * (width + gap), 0), panel if panel.mode == "RGBA" else None)
     return Picture(np.array(row))

@@ -4,6 +4,7 @@ A key is a hash of everything that an entry depends on, so nothing ever needs to
 and the whole folder may be deleted at any time.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -19,11 +20,8 @@ from faitheir.storage import open_file, write_atomic
 
 def file_hash(path: Path) -> str:
     """64 hexadecimal digits (SHA-256) of a file's bytes. Raises StorageError where it cannot be read."""
-    digest = hashlib.sha256()
     with open_file(path) as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=100_000)
@@ -32,11 +30,10 @@ def _hash_of(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 (they
 
 
 class Store:
-    """Entries in a folder, or in memory if there is no folder."""
+    """Entries in a folder; without one, nothing is kept."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self._memory: dict[str, bytes] = {}
 
     @staticmethod
     def key(*parts: object) -> str:
@@ -55,7 +52,7 @@ class Store:
     def entry(self, key: str) -> dict[str, Any]:
         """What ``write_entry`` wrote; empty if nothing was, or if it is damaged."""
         try:
-            values = json.loads(self._read(f"{key}.json") or b"{}")
+            values = json.loads(self._read(f"{key}.json") or "{}")
         except ValueError:
             return {}
         return values if isinstance(values, dict) else {}
@@ -67,7 +64,7 @@ class Store:
     def array(self, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
         """The array under a key; computed and written, whole or not at all, if there is none or it is damaged."""
         try:
-            array: np.ndarray = np.load(io.BytesIO(self._read(f"{key}.npy") or b""), allow_pickle=False)
+            array: np.ndarray = np.load(io.BytesIO(self._read(f"{key}.npy")), allow_pickle=False)
         except (ValueError, EOFError, OSError):
             array = compute()
             buffer = io.BytesIO()
@@ -75,18 +72,14 @@ class Store:
             self._write(f"{key}.npy", buffer.getvalue())
         return array
 
-    def _read(self, name: str) -> bytes | None:
-        if self.folder is None:
-            return self._memory.get(name)
-        try:
-            return (self.folder / name[:2] / name).read_bytes()
-        except OSError:
-            return None
+    def _read(self, name: str) -> bytes:
+        """Nothing where there is no such file."""
+        with contextlib.suppress(OSError):
+            return b"" if self.folder is None else (self.folder / name[:2] / name).read_bytes()
+        return b""
 
     def _write(self, name: str, data: bytes) -> None:
-        if self.folder is None:
-            self._memory[name] = data
-            return
-        path = self.folder / name[:2] / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
+        if self.folder is not None:
+            path = self.folder / name[:2] / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data)

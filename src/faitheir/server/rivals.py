@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from faitheir.comparison.codecs import Codec, avif, encode_within, webp
+from faitheir.comparison.codecs import CODECS, Codec, encode_within
 from faitheir.errors import EvaluationError, MissingDependencyError
 from faitheir.evaluation.metrics import psnr, ssim
 from faitheir.images import Picture, UInt8Array, bicubic_thumbnail, encode_picture, resize_bicubic
@@ -39,14 +39,14 @@ def rivals(rgb: UInt8Array, budget: int, scale: int, check: Callable[[], None]) 
     large = resize_bicubic(small, (small.shape[1] * scale, small.shape[0] * scale))[: rgb.shape[0], : rgb.shape[1]]
     check()
     yield _measured("bicubic", rgb, large, len(data), scale, None)
-    for make in (webp, avif):
+    for name in SYSTEMS[1:]:
         check()
         try:
-            codec = make()
+            codec = CODECS[name]()
             coded = encode_within(_checked(codec, check), rgb, budget)
             yield _measured(codec.name, rgb, coded.restored, len(coded.data), coded.factor, coded.quality)
         except (EvaluationError, MissingDependencyError) as error:
-            yield Rival(make.__name__, error=str(error))
+            yield Rival(name, error=str(error))
 
 
 def _checked(codec: Codec, check: Callable[[], None]) -> Codec:
