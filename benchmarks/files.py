@@ -75,8 +75,9 @@ def kinds(folder: Path) -> dict[str, Path]:
     save("BMP", rgb, "bmp")
     save("PPM", rgb, "ppm")
     save("AVIF", rgb, "avif", quality=50, speed=10)
+    save("AVIF 4:4:4", rgb, "avif", quality=50, speed=10, subsampling="4:4:4")
     save("AVIF with alpha", Image.merge("RGBA", [grey] * 4), "avif", quality=50, speed=10)
-    save("JPEG 2000", rgb, "jp2", quality_mode="rates", quality_layers=[100], num_resolutions=3)
+    save("JPEG 2000", rgb, "jp2", quality_mode="rates", quality_layers=[20])
     made["float RGB TIFF"] = folder / "float_RGB.tiff"
     if not made["float RGB TIFF"].exists():
         values = np.repeat((levels / np.float32(65535))[..., None], 3, axis=2)

@@ -80,9 +80,11 @@ def pictures() -> dict[str, bytes]:
     add("tiff-fax", grey.convert("1"), "TIFF", compression="group4")
     if features.check("jpg_2000"):
         add("jp2", rgb, "JPEG2000")
+        add("jp2-tiles", rgb, "JPEG2000", tile_size=(16, 16), irreversible=True)
         add("j2k-rgba", rgba, "JPEG2000", no_jp2=True)
     if _has_avif():
         add("avif", rgba, "AVIF", exif=exif)
+        add("avif-rgb", rgb, "AVIF", **tagged)
     return made | _rare_tiffs(levels)
 
 

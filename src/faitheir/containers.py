@@ -12,7 +12,7 @@ Nothing here raises for a damaged file: what cannot be followed is not found.
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 NAME = b"faIr"
 
@@ -68,10 +68,7 @@ def extend_webp(data: bytes, chunks: Mapping[bytes, bytes]) -> bytes:
         header = bytes(found[0][1])
         found[0] = b"VP8X", memoryview(bytes([header[0] | _EXIF]) + header[1:])
     found += [(name, memoryview(content)) for name, content in chunks.items()]
-    body = b"WEBP" + b"".join(
-        name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2) for name, content in found
-    )
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    return _webp(found)
 
 
 def compact_jpeg(data: bytes) -> bytes:
@@ -119,11 +116,14 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 def webp_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Names and contents of a WebP file's chunks, up to one that is cut short."""
-    end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
-    view, at = memoryview(data), 12
-    while at + 8 <= end:
+    yield from _riff_chunks(memoryview(data)[12 : 8 + int.from_bytes(data[4:8], "little")])
+
+
+def _riff_chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    at = 0
+    while at + 8 <= len(view):
         length = int.from_bytes(view[at + 4 : at + 8], "little")
-        if at + 8 + length > end:
+        if at + 8 + length > len(view):
             return
         yield bytes(view[at : at + 4]), view[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
@@ -139,6 +139,47 @@ def webp_size(name: bytes, content: memoryview) -> tuple[int, int, bool]:
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF), bool(bits >> 28 & 1)
     width, height = struct.unpack("<HH", content[6:10])
     return width & 0x3FFF, height & 0x3FFF, False
+
+
+def is_plain_jpeg2000(data: bytes, width: int, height: int, channels: int) -> bool:
+    """Whether a JPEG 2000 is of one tile and unreduced components of 8 bits without sign, by its SIZ segment."""
+    at = data.find(b"\xff\x4f\xff\x51")
+    if at < 0 or len(data) < at + 42 + 3 * channels:
+        return False
+    x1, y1, *offset, across, down, tile_x, tile_y, components = struct.unpack(">8IH", data[at + 8 : at + 42])
+    return (
+        (x1, y1, components) == (width, height, channels)
+        and not any((*offset, tile_x, tile_y))
+        and across >= width
+        and down >= height
+        and data[at + 42 : at + 42 + 3 * channels] == b"\x07\x01\x01" * channels
+    )
+
+
+def webp_first_frame(chunks: list[tuple[bytes, memoryview]]) -> tuple[int, int, int, int, bytes] | None:
+    """Of an animation's chunks, the first frame: left, top, width, height and a WebP file of its own; None if cut."""
+    content = next((content for name, content in chunks if name == b"ANMF"), None)
+    if content is None or len(content) < 16:
+        return None
+    left, top, width, height = (int.from_bytes(content[at : at + 3], "little") for at in (0, 3, 6, 9))
+    parts = {name: part for name, part in _riff_chunks(content[16:]) if name in _PICTURE}
+    name = next((name for name in (b"VP8 ", b"VP8L") if name in parts), b"")
+    if not name or webp_size(name, parts[name])[:2] != (width + 1, height + 1):
+        return None
+    extended = bytes([_ALPHA if b"ALPH" in parts else 0, 0, 0, 0]) + bytes(content[6:12])
+    parts = {b"VP8X": memoryview(extended)} | dict(sorted(parts.items()))
+    return 2 * left, 2 * top, width + 1, height + 1, _webp(parts.items())
+
+
+#: Chunks that a picture of WebP consists of.
+_PICTURE = (b"ALPH", b"VP8 ", b"VP8L")
+
+
+def _webp(chunks: Iterable[tuple[bytes, memoryview]]) -> bytes:
+    body = b"WEBP" + b"".join(
+        name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2) for name, content in chunks
+    )
+    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def _jpeg_segment(marker: int, content: bytes) -> bytes:

@@ -3,7 +3,6 @@
 Everything else in the package sees a `Picture`: upright, sRGB, eight bits.
 """
 
-import ctypes
 import io
 import logging
 import warnings
@@ -17,9 +16,19 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin, _imaging, features
+from PIL import (
+    AvifImagePlugin,
+    ExifTags,
+    Image,
+    ImageCms,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    features,
+)
 
-from faitheir import containers
+from faitheir import containers, native
 from faitheir.errors import ImageError, MissingDependencyError, needs, why
 from faitheir.storage import PathLike, open_file, write_atomic
 
@@ -495,11 +504,16 @@ def _open(file: BinaryIO, name: str, frame: int = 0) -> Image.Image:
     image: Image.Image | None = None
     file.seek(0)
     if reader == "TIFF":
-        _quiet_libtiff()
+        if not logging.getLogger("faitheir").isEnabledFor(logging.DEBUG):
+            native.quiet_libtiff()
         image = _deep_tiff(file, name, frame)
         file.seek(0)
-    if reader == "WEBP" and not (prefix[12:16] == b"VP8X" and prefix[20:21] and prefix[20] & 2) and _libwebp("RGB"):
-        factory = _StillWebP
+    if reader == "WEBP" and not frame and native.webp_decoder():
+        factory = _Webp
+    elif reader == "AVIF" and native.avif_decoder():
+        factory = _Avif
+    elif reader == "JPEG2000" and native.jpeg2000_decoder():
+        factory = _Jpeg2000
     cicp = _cicp(file) if reader == "PNG" else None
     image = image or factory(file, "")
     if cicp is not None:
@@ -555,66 +569,91 @@ def _cicp(file: BinaryIO) -> bytes | None:
     return found if found and len(found) == 4 else None
 
 
-@cache
-def _quiet_libtiff() -> None:
-    """Keep libtiff from printing to the process's stderr; Pillow raises what it has to say. Not when debugging."""
-    if logging.getLogger("faitheir").isEnabledFor(logging.DEBUG):
-        return
-    try:
-        handle = ctypes.CDLL(_imaging.__file__)
-        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
-            function = getattr(handle, name)
-            function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
-            function(None)
-    except (AttributeError, OSError):  # built without it, or linked so that its functions cannot be seen
-        return
+class _Direct(ImageFile.ImageFile):
+    """A picture whose decoder in C is called at once, without the copies that Pillow's reader makes."""
+
+    def _become(self, pixels: UInt8Array) -> Any:
+        """Be the image of pixels (H, W, C) from now on."""
+        mode = self.mode
+        image = Image.frombuffer(mode, self.size, pixels, "raw", mode, 0, 1)
+        image.info = self.info
+        self.__class__, self.__dict__ = image.__class__, image.__dict__  # type: ignore[assignment]  # as Pillow's stubs
+        return image.load()
+
+    def _room(self) -> UInt8Array:
+        return np.zeros((self.height, self.width, len(self.mode)), np.uint8)
 
 
-class _StillWebP(ImageFile.ImageFile):
-    """A WebP of one picture: Pillow's reader is that of animations, and holds four copies of it."""
+class _Webp(_Direct):
+    """A WebP, and of an animation its first frame: Pillow's reader is that of animations, and holds four copies."""
 
     format = "WEBP"
 
     def _open(self) -> None:
         assert self.fp is not None
         self.data = self.fp.read()
-        chunks = list(containers.webp_chunks(self.data))
-        width, height, alpha = containers.webp_size(*chunks[0])
+        self.chunks = list(containers.webp_chunks(self.data))
+        width, height, alpha = containers.webp_size(*self.chunks[0])
         self._size, self._mode = (width, height), "RGBA" if alpha else "RGB"
-        flags = chunks[0][1][0] if chunks[0][0] == b"VP8X" else 0
+        flags = self.chunks[0][1][0] if self.chunks[0][0] == b"VP8X" else 0
+        self.n_frames = sum(name == b"ANMF" for name, _ in self.chunks) if flags & 2 else 1
+        self.is_animated = self.n_frames > 1
         for flag, name, key in _WEBP_METADATA:
-            if flags & flag and name in (found := dict(reversed(chunks))):
+            if flags & flag and name in (found := dict(reversed(self.chunks))):
                 self.info[key] = bytes(found[name])
 
     def load(self, *_: Any) -> Any:
         """Decode with libwebp, and become the image."""
-        pixels = np.empty((self.height, self.width, len(self.mode)), np.uint8)
-        decode = _libwebp(self.mode)
-        if not decode or not decode(self.data, len(self.data), pixels.ctypes.data, pixels.nbytes, pixels.strides[0]):
-            raise OSError("libwebp cannot decode it")
-        image = Image.frombuffer(self.mode, self.size, pixels, "raw", self.mode, 0, 1)
-        image.info = self.info
-        self.__class__, self.__dict__ = image.__class__, image.__dict__  # type: ignore[assignment]  # as Pillow's stubs
-        return image.load()
+        decode, pixels = native.webp_decoder(), self._room()
+        assert decode is not None
+        left, top, width, height, data = 0, 0, self.width, self.height, self.data
+        if dict(self.chunks).get(b"ANMF"):
+            frame = containers.webp_first_frame(self.chunks)
+            if frame is None:
+                raise OSError("its first frame is not whole")
+            left, top, width, height, data = frame
+        if left + width > self.width or top + height > self.height:
+            raise OSError("its first frame is larger than the picture")
+        decode(data, pixels[top : top + height, left : left + width])
+        return self._become(pixels)
+
+
+class _Avif(_Direct, AvifImagePlugin.AvifImageFile):
+    """An AVIF: Pillow's reader holds its planes and two copies beside them."""
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        self.data = self.fp.read()
+        self.fp.seek(0)
+        super()._open()
+
+    def load(self, *_: Any) -> Any:
+        """Decode with libavif, and become the image; grey, which takes little, as Pillow does."""
+        if self.mode not in ("RGB", "RGBA"):
+            return super().load()
+        decode, pixels = native.avif_decoder(), self._room()
+        assert decode is not None
+        decode(self.data, self.tell(), pixels)
+        return self._become(pixels)
+
+
+class _Jpeg2000(_Direct, Jpeg2KImagePlugin.Jpeg2KImageFile):
+    """A JPEG 2000: Pillow's reader holds 32 bits for each channel of a tile, which is mostly the whole picture."""
+
+    def load(self, *_: Any) -> Any:
+        """Decode with OpenJPEG in strips, and become the image; what is not plain, as Pillow does."""
+        if self.tile and self.mode in ("L", "LA", "RGB", "RGBA"):
+            assert self.fp is not None
+            self.fp.seek(0)
+            data, decode = self.fp.read(), native.jpeg2000_decoder()
+            assert decode is not None
+            if containers.is_plain_jpeg2000(data, *self.size, len(self.mode)) and decode(data, pixels := self._room()):
+                return self._become(pixels)
+        return super().load()
 
 
 #: A flag of VP8X, the chunk that it announces, and what Pillow calls it.
 _WEBP_METADATA = ((0x20, b"ICCP", "icc_profile"), (0x08, b"EXIF", "exif"), (0x04, b"XMP ", "xmp"))
-
-
-@cache
-def _libwebp(mode: str) -> Callable[..., int | None] | None:
-    """The function of libwebp, as Pillow brings it, that decodes to RGB or RGBA; None where it cannot be seen."""
-    try:
-        from PIL import _webp
-
-        decode = getattr(ctypes.CDLL(_webp.__file__), f"WebPDecode{mode}Into")
-    except (ImportError, AttributeError, OSError):
-        return None
-    decode.restype = ctypes.c_void_p
-    decode.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    function: Callable[..., int | None] = decode
-    return function
 
 
 def _grey_bits(image: Image.Image) -> int:
@@ -653,7 +692,7 @@ def _deep_tiff(file: BinaryIO, name: str, frame: int) -> "_DeepTiff | None":
     return _DeepTiff(file, page, frame, name)
 
 
-class _DeepTiff(ImageFile.ImageFile):
+class _DeepTiff(_Direct):
     """A page of a TIFF that tifffile decodes: floating point in colour or of 16 and 64 bits, 16 bits in planes."""
 
     format = "TIFF"
@@ -693,10 +732,7 @@ class _DeepTiff(ImageFile.ImageFile):
 
     def load(self, *_: Any) -> Any:
         """Decode with tifffile, and become the image."""
-        image = self._decode()
-        image.info = self.info
-        self.__class__, self.__dict__ = image.__class__, image.__dict__  # type: ignore[assignment]  # as Pillow's stubs
-        return image.load()
+        return self._become(self._decode())
 
     def _tifffile(self) -> Any:
         with needs(
@@ -706,7 +742,7 @@ class _DeepTiff(ImageFile.ImageFile):
             import tifffile
         return tifffile.TiffFile(self.fp, name=self.name)
 
-    def _decode(self) -> Image.Image:
+    def _decode(self) -> UInt8Array:
         page = self._tifffile().pages[self.frame]
         width, height = self.size
         channels = len(self.mode) if self.mode != "La" else 2
@@ -723,7 +759,7 @@ class _DeepTiff(ImageFile.ImageFile):
         levels.report()
         if self.photometric == 0:
             np.subtract(255, pixels[..., :1], out=pixels[..., :1])
-        return Image.frombuffer(self.mode, self.size, pixels, "raw", self.mode, 0, 1)
+        return pixels
 
 
 class _Levels:
