@@ -535,6 +535,35 @@ def test_the_first_frame_of_a_webp_is_what_pillow_reads(monkeypatch, channels, o
     decoded_twice(monkeypatch, file.getvalue())
 
 
+@needs_library("avif")
+@pytest.mark.parametrize("chroma", ["420", "444"])
+def test_an_avif_of_ten_bits_is_what_pillow_reads(monkeypatch, chroma):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    pixels = noise(161, 90, 3).astype(np.uint16) * 4
+    decoded_twice(monkeypatch, imagecodecs.avif_encode(pixels, level=80, bitspersample=10, pixelformat=chroma))
+
+
+@needs_library("jpeg2000")
+@pytest.mark.parametrize("bits", [9, 12, 16])
+def test_a_jpeg_2000_of_more_than_8_bits_is_rounded(bits):
+    """Pillow gives 0 for the highest values."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    pixels = RNG.integers(0, 1 << bits, (80, 50, 3), dtype=np.uint16)
+    pixels[0, :3] = (1 << bits) - 1
+    data = imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="jp2", bitspersample=bits)
+    rgb = images.decode_picture(io.BytesIO(data), "it").rgb
+    np.testing.assert_array_equal(rgb, np.rint(pixels * (255 / ((1 << bits) - 1))))
+
+
+@needs_library("jpeg2000")
+def test_a_deep_jpeg_2000_that_pillow_alone_reads_is_refused():
+    imagecodecs = pytest.importorskip("imagecodecs")
+    pixels = RNG.integers(0, 1 << 16, (80, 50, 3), dtype=np.uint16)
+    data = imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="jp2", colorspace="SYCC")
+    with pytest.raises(ImageError, match=r"it: a JPEG 2000 .* convert it to 8 bits"):
+        images.decode_picture(io.BytesIO(data), "it")
+
+
 @needs_library("webp")
 @pytest.mark.parametrize("field", [0, 3, 6, 9])
 def test_a_frame_beyond_the_picture_is_damaged(field):

@@ -13,6 +13,7 @@ Nothing here raises for a damaged file: what cannot be followed is not found.
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 NAME = b"faIr"
 
@@ -141,19 +142,36 @@ def webp_size(name: bytes, content: memoryview) -> tuple[int, int, bool]:
     return width & 0x3FFF, height & 0x3FFF, False
 
 
-def is_plain_jpeg2000(data: bytes, width: int, height: int, channels: int) -> bool:
-    """Whether a JPEG 2000 is of one tile and unreduced components of 8 bits without sign, by its SIZ segment."""
+@dataclass(frozen=True)
+class Jpeg2000:
+    """What the SIZ segment of a JPEG 2000 says."""
+
+    size: tuple[int, int]
+    """Width and height with the offset."""
+    offset: tuple[int, int]
+    tile: tuple[int, int]
+    components: list[tuple[int, int, int]]
+    """Bits less one (and 128 if there are signs), and how much narrower and lower it is."""
+
+    @property
+    def deep(self) -> bool:
+        """Whether a component has more than 8 bits."""
+        return any(bits & 127 > 7 for bits, _, _ in self.components)
+
+    def is_plain(self, width: int, height: int, channels: int) -> bool:
+        """Whether it is of that size without offset, and of components of 8 to 16 bits, none of them reduced."""
+        plain = all(7 <= bits < 16 and across == down == 1 for bits, across, down in self.components)
+        return plain and (self.size, self.offset, len(self.components)) == ((width, height), (0, 0), channels)
+
+
+def read_jpeg2000(data: bytes) -> Jpeg2000 | None:
+    """The SIZ segment of a JPEG 2000; None where there is none."""
     at = data.find(b"\xff\x4f\xff\x51")
-    if at < 0 or len(data) < at + 42 + 3 * channels:
-        return False
-    x1, y1, *offset, across, down, tile_x, tile_y, components = struct.unpack(">8IH", data[at + 8 : at + 42])
-    return (
-        (x1, y1, components) == (width, height, channels)
-        and not any((*offset, tile_x, tile_y))
-        and across >= width
-        and down >= height
-        and data[at + 42 : at + 42 + 3 * channels] == b"\x07\x01\x01" * channels
-    )
+    if at < 0 or len(data) < at + 42:
+        return None
+    width, height, left, top, tile_x, tile_y, _, _, count = struct.unpack(">8IH", data[at + 8 : at + 42])
+    components = list(struct.iter_unpack("3B", data[at + 42 : at + 42 + 3 * count][: 3 * ((len(data) - at - 42) // 3)]))
+    return Jpeg2000((width, height), (left, top), (tile_x, tile_y), components)
 
 
 def webp_first_frame(chunks: list[tuple[bytes, memoryview]]) -> tuple[int, int, int, int, bytes] | None:

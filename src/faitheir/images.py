@@ -516,6 +516,8 @@ def _open(file: BinaryIO, name: str, frame: int = 0) -> Image.Image:
         factory = _Jpeg2000
     cicp = _cicp(file) if reader == "PNG" else None
     image = image or factory(file, "")
+    if isinstance(image, _Jpeg2000):
+        image.name = name
     if cicp is not None:
         image.info["cicp"] = cicp
     if frame and not isinstance(image, _DeepTiff):
@@ -638,7 +640,9 @@ class _Avif(_Direct, AvifImagePlugin.AvifImageFile):
 
 
 class _Jpeg2000(_Direct, Jpeg2KImagePlugin.Jpeg2KImageFile):
-    """A JPEG 2000: Pillow's reader holds 32 bits for each channel of a tile, which is mostly the whole picture."""
+    """A JPEG 2000: Pillow's reader holds 32 bits for each channel of a tile, and gives 0 for the 255 of 16 bits."""
+
+    name = "it"
 
     def load(self, *_: Any) -> Any:
         """Decode with OpenJPEG in strips, and become the image; what is not plain, as Pillow does."""
@@ -647,8 +651,14 @@ class _Jpeg2000(_Direct, Jpeg2KImagePlugin.Jpeg2KImageFile):
             self.fp.seek(0)
             data, decode = self.fp.read(), native.jpeg2000_decoder()
             assert decode is not None
-            if containers.is_plain_jpeg2000(data, *self.size, len(self.mode)) and decode(data, pixels := self._room()):
-                return self._become(pixels)
+            header = containers.read_jpeg2000(data)
+            if header is not None and header.is_plain(*self.size, len(self.mode)):
+                one = header.tile[0] >= self.width and header.tile[1] >= self.height
+                if decode(data, one, pixels := self._room()):
+                    return self._become(pixels)
+            if header is not None and header.deep:
+                text = "a JPEG 2000 of this kind with more than 8 bits is not supported; convert it to 8 bits."
+                raise ImageError(f"{self.name}: {text}")
         return super().load()
 
 

@@ -19,6 +19,9 @@ from PIL import _imaging
 
 UInt8Array = NDArray[np.uint8]
 
+#: Strips that a picture is done in where that saves memory: OpenJPEG takes some 36 bytes for each pixel of one.
+_STRIPS = 32
+
 
 @cache
 def quiet_libtiff() -> None:
@@ -92,6 +95,9 @@ def avif_decoder() -> Callable[[bytes, int, UInt8Array], None] | None:
             "avifDecoderSetIOMemory": ([POINTER(_AvifDecoder), c_char_p, c_size_t], c_int),
             "avifDecoderParse": ([POINTER(_AvifDecoder)], c_int),
             "avifDecoderNthImage": ([POINTER(_AvifDecoder), c_uint32], c_int),
+            "avifImageCreateEmpty": ([], c_void_p),
+            "avifImageSetViewRect": ([c_void_p, c_void_p, POINTER(c_uint32 * 4)], c_int),
+            "avifImageDestroy": ([c_void_p], None),
             "avifRGBImageSetDefaults": ([POINTER(_AvifRgb), c_void_p], None),
             "avifImageYUVToRGB": ([c_void_p, POINTER(_AvifRgb)], c_int),
         },
@@ -109,16 +115,32 @@ def avif_decoder() -> Callable[[bytes, int, UInt8Array], None] | None:
             check(found["avifDecoderSetIOMemory"](decoder, data, len(data)))
             check(found["avifDecoderParse"](decoder))
             check(found["avifDecoderNthImage"](decoder, frame))
-            rgb = _AvifRgb()
-            found["avifRGBImageSetDefaults"](rgb, decoder.contents.image)
-            height, width, channels = into.shape
-            if (rgb.width, rgb.height) != (width, height):
-                raise OSError("its picture is not of the size in its header")
-            rgb.depth, rgb.format = 8, channels - 3
-            rgb.pixels, rgb.row_bytes = into.ctypes.data, into.strides[0]
-            check(found["avifImageYUVToRGB"](decoder.contents.image, rgb))
+            convert(decoder.contents.image, into)
         finally:
             found["avifDecoderDestroy"](decoder)
+
+    def convert(image: int, into: UInt8Array) -> None:
+        rgb, height, width, channels = _AvifRgb(), *into.shape
+        found["avifRGBImageSetDefaults"](rgb, image)
+        if (rgb.width, rgb.height) != (width, height):
+            raise OSError("its picture is not of the size in its header")
+        # In strips, since libyuv has all of what it converts from more than 8 bits once more; with rows that chroma is
+        # interpolated from above and below.
+        view, step = found["avifImageCreateEmpty"](), 2 * -(-height // (2 * _STRIPS))
+        if not view:
+            raise MemoryError
+        try:
+            for top in range(0, height, step):
+                first, last = max(0, top - 2), min(top + step + 2, height)
+                check(found["avifImageSetViewRect"](view, image, (c_uint32 * 4)(0, first, width, last - first)))
+                found["avifRGBImageSetDefaults"](rgb, view)
+                strip = np.empty((last - first, width, channels), np.uint8)
+                rgb.depth, rgb.format = 8, channels - 3
+                rgb.pixels, rgb.row_bytes = strip.ctypes.data, strip.strides[0]
+                check(found["avifImageYUVToRGB"](view, rgb))
+                into[top : top + step] = strip[top - first :][:step]
+        finally:
+            found["avifImageDestroy"](view)
 
     def check(result: int) -> None:
         if result == 26:  # AVIF_RESULT_OUT_OF_MEMORY
@@ -157,15 +179,13 @@ _SKIP = ctypes.CFUNCTYPE(c_int64, c_int64, c_void_p)
 _SEEK = ctypes.CFUNCTYPE(c_int, c_int64, c_void_p)
 #: OpenJPEG's colour spaces that are taken as they are: unknown, unspecified, sRGB, grey.
 _AS_THEY_ARE = (-1, 0, 1, 2)
-#: Strips that a picture is decoded in: OpenJPEG takes some 36 bytes for each pixel of one.
-_STRIPS = 32
 
 
 @cache
-def jpeg2000_decoder() -> Callable[[bytes, UInt8Array], bool] | None:
-    """What decodes a JPEG 2000 of one tile and unreduced 8-bit components into a picture (H, W, 1 to 4), in strips.
+def jpeg2000_decoder() -> Callable[[bytes, bool, UInt8Array], bool] | None:
+    """What decodes a JPEG 2000 of one tile, or not, and unreduced components into a picture (H, W, 1 to 4), in strips.
 
-    It gives False where the colours need to be converted.
+    It gives False where the colours need to be converted. More than 8 bits are rounded.
     """
     image, void = POINTER(_Jpeg2000), c_void_p
     found = _functions(
@@ -190,25 +210,32 @@ def jpeg2000_decoder() -> Callable[[bytes, UInt8Array], bool] | None:
     if found is None:
         return None
 
-    def decode(data: bytes, into: UInt8Array) -> bool:
-        with _opened(found, data) as (codec, stream, image):
-            if image.contents.colours not in _AS_THEY_ARE:
-                return False
-            height, width, channels = into.shape
-            step = -(-height // _STRIPS)
-            for top in range(0, height, step):
-                bottom = min(top + step, height)
-                if not (
-                    found["opj_set_decode_area"](codec, image, 0, top, width, bottom)
-                    and found["opj_decode"](codec, stream, image)
-                ):
-                    raise OSError("OpenJPEG cannot decode it")
-                for channel in range(channels):
-                    part = image.contents.components[channel]
-                    if not part.data or (part.width, part.height) != (width, bottom - top):
-                        raise OSError("OpenJPEG cannot decode all of it")
-                    into[top:bottom, :, channel] = np.ctypeslib.as_array(part.data, (bottom - top, width))
+    def decode(data: bytes, one_tile: bool, into: UInt8Array) -> bool:
+        height = len(into)
+        step = -(-height // _STRIPS)
+        strips = [slice(top, min(top + step, height)) for top in range(0, height, step)]
+        # OpenJPEG can go on with another part of a tile, but not of several.
+        for some in [strips] if one_tile else ([strip] for strip in strips):
+            with _opened(found, data) as (codec, stream, image):
+                if image.contents.colours not in _AS_THEY_ARE:
+                    return False
+                for strip in some:
+                    area = (0, strip.start, into.shape[1], strip.stop)
+                    if not found["opj_set_decode_area"](codec, image, *area):
+                        raise OSError("OpenJPEG cannot decode a part of it")
+                    if not found["opj_decode"](codec, stream, image):
+                        raise OSError("OpenJPEG cannot decode it")
+                    copy(image.contents, into[strip])
         return True
+
+    def copy(image: _Jpeg2000, into: UInt8Array) -> None:
+        height, width, channels = into.shape
+        for channel in range(channels):
+            part = image.components[channel]
+            if not part.data or (part.width, part.height) != (width, height):
+                raise OSError("OpenJPEG cannot decode all of it")
+            values, most = np.ctypeslib.as_array(part.data, (height, width)), (1 << part.bits) - 1
+            into[..., channel] = values if most == 255 else (values * 255 + most // 2) // most
 
     return decode
 
