@@ -12,6 +12,7 @@ from faitheir.batches import ThumbnailFiles
 from faitheir.cli.messages import printable, show_error
 from faitheir.cli.options import (
     EPILOG,
+    Commands,
     exif_option,
     fidelity_option,
     max_pixels_option,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-@click.group(epilog=EPILOG)
+@click.group(cls=Commands, epilog=EPILOG)
 def bulk() -> None:
     """Rescale millions of files on many machines, with Ray Data and fsspec.
 
@@ -73,7 +74,7 @@ _bulk_options = stack(
         "--models",
         metavar="N",
         type=click.IntRange(min=1),
-        help="Models that work at a time, at most. [default: as many as the CPUs or GPUs hold]",
+        help="Maximum number of models that run at once. [default: as many as the CPUs or GPUs hold]",
     ),
     click.option(
         "--threads",

@@ -25,16 +25,17 @@ from faitheir.errors import PlanError
     type=click.Choice(["fp32", "fp16", "int8"]),
     multiple=True,
     default=("fp32",),
-    show_default="fp32",
-    help="How weights are stored; the files compute in float32. May be given several times, for a file each.",
+    help="How weights are stored; the files compute in float32. May be given several times, for a file each. "
+    "[default: fp32]",
 )
 @fidelity_option
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def export(model: str, output: Path, half: str, precision: tuple[Any, ...], fidelity: float, overwrite: bool) -> None:
-    """Write MODEL (an embedded model, a model folder, or a Hub id) as ONNX files, which run without PyTorch.
+    """Write a model as ONNX files, which run without PyTorch.
 
-    The files take pictures of any size. Beside each lies its description in JSON: how pictures are cut into tiles, and
-    the hash that thumbnails carry. Every file is compared with the model in PyTorch before it is written.
+    MODEL is an embedded model, a model folder, or a Hub id (owner/name). The files take pictures of any size. Each has
+    a description beside it, in JSON: how to cut pictures into tiles, and the hash that thumbnails carry. Every file is
+    compared with the model in PyTorch before it is written.
     """
     from faitheir.export.files import HALVES, export, file_name
     from faitheir.pipeline import FaithEIRPipeline

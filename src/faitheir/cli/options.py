@@ -114,7 +114,7 @@ def compute_options(*, dtype: str) -> Callable[[F], F]:
             "--tile",
             metavar="PIXELS",
             type=click.IntRange(min=1),
-            help="Side of the tiles that a large picture is processed in, in pixels of the full-size picture; smaller "
+            help="Side of the tiles in which large pictures are processed, in pixels of the full-size picture; smaller "
             "tiles need less memory. [default: 512 for turbo models, else 2048]",
         ),
         click.option(
@@ -128,9 +128,13 @@ def compute_options(*, dtype: str) -> Callable[[F], F]:
 
 model_options = stack(
     click.option(
-        "--scale", type=click.Choice(["16", "32"]), help="Use the embedded model nano-x16 or nano-x32. [default: 16]"
+        "--scale",
+        type=click.Choice(["16", "32"]),
+        help="Scale of the default model: nano-x16-lossy or nano-x32-lossy. [default: 16]",
     ),
-    click.option("--model", metavar="MODEL", help="Embedded model, model folder, or Hub id (owner/name)."),
+    click.option(
+        "--model", metavar="MODEL", help="Model to use instead: embedded model, model folder, or Hub id (owner/name)."
+    ),
     compute_options(dtype="auto"),
 )
 

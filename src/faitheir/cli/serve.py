@@ -1,28 +1,42 @@
 """`faitheir serve`: a page and a REST interface on the local machine."""
 
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from faitheir.cli.options import EPILOG, compute_options, fidelity_option
+from faitheir.cli.options import EPILOG, F, compute_options, fidelity_option
+
+
+def _limit(name: str, default: int, text: str) -> Callable[[F], F]:
+    at_least_one = click.IntRange(min=1)
+    return click.option(name, metavar="N", type=at_least_one, default=default, show_default=True, help=text)
 
 
 @click.command(epilog=EPILOG)
 @click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8600, show_default=True, help="0: any that is free.")
+@click.option(
+    "--port",
+    metavar="N",
+    type=click.IntRange(0, 65535),
+    default=8600,
+    show_default=True,
+    help="Port to listen at; 0: any that is free.",
+)
 @click.option(
     "--model",
     "models",
     metavar="MODEL",
     multiple=True,
-    help="An embedded model, a model's folder, or a Hub id owner/name. May be given several times; the first is used "
-    "where a request names none. [default: all embedded models]",
+    help="Embedded model, model folder, or Hub id (owner/name). May be given several times; the first is the default "
+    "of requests. [default: all embedded models]",
 )
 @click.option(
     "--token",
+    metavar="TEXT",
     envvar="FAITHEIR_TOKEN",
-    help="What clients must show (Authorization: Bearer TOKEN). Needed for an address that other machines reach; "
-    "better set as FAITHEIR_TOKEN, where other users of this machine cannot see it.",
+    help="Secret that clients must send (Authorization: Bearer TEXT). Required where other machines reach the address. "
+    "In the variable FAITHEIR_TOKEN other users of this machine cannot see it.",
 )
 @click.option(
     "--origin",
@@ -31,25 +45,11 @@ from faitheir.cli.options import EPILOG, compute_options, fidelity_option
     multiple=True,
     help="Another site whose pages may use this server, such as https://example.org. May be given several times.",
 )
-@click.option("--max-mb", type=click.IntRange(min=1), default=64, show_default=True, help="Megabytes of one request.")
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    default=50_000_000,
-    show_default=True,
-    help="Pixels of one photograph, and of one picture restored.",
-)
-@click.option("--max-files", type=click.IntRange(min=1), default=64, show_default=True, help="Files of one batch.")
-@click.option(
-    "--queue",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Requests that run and wait at once; further ones are answered 429.",
-)
-@click.option(
-    "--timeout", type=click.IntRange(min=1), default=300, show_default=True, help="Seconds for one request, at most."
-)
+@_limit("--max-mb", 64, "Maximum size of a request, in megabytes.")
+@_limit("--max-pixels", 50_000_000, "Maximum number of pixels of a photograph, and of a restored picture.")
+@_limit("--max-files", 64, "Maximum number of files in a batch.")
+@_limit("--queue", 32, "Maximum number of requests running and waiting; further ones are answered with status 429.")
+@_limit("--timeout", 300, "Maximum time for a request, in seconds.")
 @compute_options(dtype="auto")
 @fidelity_option
 def serve(
@@ -65,10 +65,10 @@ def serve(
     timeout: int,
     **options: Any,
 ) -> None:
-    """Open a page for trying FaithEIR on photographs, and a REST interface.
+    """Serve a page for trying FaithEIR on photographs, and a REST interface.
 
-    Both are at the address that is printed, for this machine only unless --host says otherwise. Nothing that is sent
-    is kept. SIGTERM or Ctrl+C finishes what is under way.
+    Both are at the address that is printed, which only this machine reaches unless --host says otherwise. Nothing
+    that is sent is kept. SIGTERM and Ctrl+C end the server once running requests are answered.
     """
     from faitheir.devices import keep_freed_memory
     from faitheir.models import DEFAULT_MODEL, embedded_models

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from faitheir.cli.options import EPILOG, output_option
+from faitheir.cli.options import EPILOG, Commands, output_option
 from faitheir.errors import PlanError
 
 
@@ -68,7 +68,7 @@ def train(
         click.echo(finished)
 
 
-@click.group(epilog=EPILOG)
+@click.group(cls=Commands, epilog=EPILOG)
 def data() -> None:
     """Prepare photographs for training."""
 

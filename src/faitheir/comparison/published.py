@@ -1,4 +1,4 @@
-"""Figures as their authors publish them, the paper's Tables 1 to 3 and codecs': shown apart from what was measured here."""
+"""Published figures, the paper's Tables 1 to 3 and codecs': shown apart from what was measured here."""
 
 import json
 from dataclasses import dataclass
