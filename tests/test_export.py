@@ -252,6 +252,32 @@ def test_what_is_computed_beforehand_changes_nothing(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_units_that_no_colour_activates_are_left_out() -> None:
+    model = wake(tiny(pse_hidden=(8, 6), **CHOICES))
+    first, second, last = model.embedder.layers
+    with torch.no_grad():
+        first.bias.copy_(torch.tensor([-100.0, 0.1] * 4))
+        second.bias.copy_(torch.tensor([0.1, -100.0] * 3))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    layers = prepared(model).embedder.layers
+    y = picture(2, 5, 7)
+    with torch.inference_mode():
+        assert levels(prepared(model).upscale(y, (3, 4)).numpy(), model.upscale(y, (3, 4))) < 0.02
+    assert [layer.out_features for layer in layers[:2]] == [first.out_features // 2, second.out_features // 2]
+    assert layers[2].out_features < last.out_features  # keys and values are of fewer dimensions than tokens
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nano-x16", "nano-x16-lossy"])
+def test_embedded_models_are_small_downloads(name: str, tmp_path: Path) -> None:
+    pipeline = FaithEIRPipeline.from_pretrained(name)
+    fp16, int8 = files.export(pipeline, tmp_path, halves=["up"], precisions=["fp16", "int8"])
+    assert fp16.about["bytes"] <= 14_000_000
+    assert int8.about["bytes"] <= 8_000_000
+    assert fp16.mean_difference < 0.05
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", variants())
 def test_other_models(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
@@ -286,13 +312,13 @@ def test_a_script_of_ten_lines(
     }
     assert imported == {"numpy", "onnxruntime", "PIL"}
     thumbnail = FaithEIRPipeline.from_pretrained(folder).downscale(photo("photo.png", 64, 48))
-    thumbnail.save(tmp_path / "photo.thumb.png")
+    thumbnail.save(tmp_path / "photo.thumb.avif")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "onnx").mkdir()
-    (tmp_path / "onnx" / "nano-x16-up-fp16.onnx").write_bytes((exported / "tiny-up-f0.5-fp16.onnx").read_bytes())
+    (tmp_path / "onnx" / "nano-x16-lossy-up-fp16.onnx").write_bytes((exported / "tiny-up-f0.5-fp16.onnx").read_bytes())
     exec(compile(script, "the page", "exec"), {})
     restored = FaithEIRPipeline.from_pretrained(folder, fidelity=FIDELITY).upscale(
-        Thumbnail.open("photo.thumb.png"), output_type="np"
+        Thumbnail.open("photo.thumb.avif"), output_type="np"
     )
     assert np.abs(np.asarray(Image.open("restored.png")).astype(int) - restored).max() <= 1
 

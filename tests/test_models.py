@@ -147,7 +147,9 @@ def test_int8_files(tmp_path: Path) -> None:
     model = make()
     model.get_parameter("backbone.unet.conv_in.weight").data[0] = 0  # a channel of nothing has no scale
     save_model(tmp_path / "int8", model, CONFIG, dtype=torch.int8)
-    whole, small = (sum(t.nbytes for t in s.values()) for s in (stored_state(model), load_file(tmp_path / "int8" / WEIGHTS_FILE)))
+    whole, small = (
+        sum(t.nbytes for t in s.values()) for s in (stored_state(model), load_file(tmp_path / "int8" / WEIGHTS_FILE))
+    )
     assert small < 0.4 * whole
 
     loaded, _ = load_model(tmp_path / "int8")

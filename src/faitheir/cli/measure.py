@@ -64,7 +64,7 @@ _table_options = stack(
     click.option(
         "--published",
         metavar="DATASET",
-        help="Add published figures for this data set: the paper's (DIV2K-val, LSDIR-val, CLIC2020) or codecs' (Kodak).",
+        help="Add published figures for a data set: the paper's (DIV2K-val, LSDIR-val, CLIC2020) or codecs' (Kodak).",
     ),
     click.option(
         "--pictures",

@@ -19,8 +19,9 @@ from faitheir.version import __version__
 
 HALVES: tuple[Half, ...] = ("down", "up")
 
-#: Levels of 255 by which a graph in float32 may differ from the model: its sums are in another order.
-TOLERANCE = 0.1
+#: Levels of 255 by which a graph in float32 may differ from the model, of noise: its sums are in another order, and
+#: `graph.prepared` leaves out what is smaller.
+TOLERANCE = 0.25
 
 #: Of weights, less than an ONNX file holds (2 GiB, with the graph).
 MOST_BYTES = 2**31 - 2**24

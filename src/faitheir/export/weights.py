@@ -34,17 +34,17 @@ def stored(model: "onnx.ModelProto", precision: Precision) -> "onnx.ModelProto":
         return copied
     graph, axes = copied.graph, _output_axes(model.graph)
     initializers, nodes = [], []
-    for tensor in model.graph.initializer:
+    for number, tensor in enumerate(model.graph.initializer):
         values = numpy_helper.to_array(tensor)
         if values.dtype != np.float32 or values.size < LEAST_VALUES:
             initializers.append(tensor)
         elif precision == "int8" and tensor.name in axes:
             levels, scale = _eight_bits(values, axes[tensor.name])
-            names = [f"{tensor.name}.{part}" for part in ("int8", "levels", "scale")]
+            names = [f"{number}.{part}" for part in ("int8", "levels", "scale")]
             initializers += [numpy_helper.from_array(levels, names[0]), numpy_helper.from_array(scale, names[2])]
             nodes += [_cast(names[0], names[1]), onnx.helper.make_node("Mul", names[1:], [tensor.name])]
         else:
-            half = f"{tensor.name}.fp16"
+            half = f"{number}.fp16"
             initializers.append(numpy_helper.from_array(values.astype(np.float16), half))
             nodes.append(_cast(half, tensor.name))
     del graph.initializer[:], graph.node[:]
