@@ -122,7 +122,7 @@ def soak_batch(options: argparse.Namespace, environment: dict[str, str], record:
                         process.send_signal(signal.SIGSTOP)
                         time.sleep(options.rest)
                         process.send_signal(signal.SIGCONT)
-                process.send_signal(signal.SIGINT)
+                process.terminate()
             print(f"{verb}: {len(list(out.glob(pattern)))} files, exit status {process.returncode}")
         known = {path for *_, pattern, _ in stages for path in out.glob(pattern)}
         print(f"other files left: {[path.name for path in out.iterdir() if path not in known]}")
