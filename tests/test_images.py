@@ -1003,6 +1003,15 @@ class TestRefused:
         path.write_bytes(png(100_000, 100_000, 8, 2, [b""]))
         self.refused(path, "100000 x 100000")
 
+    def test_a_bomb_is_refused_before_a_later_frame_is_looked_for(self, tmp_path):
+        frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+        frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+        data = (tmp_path / "a.png").read_bytes()
+        header = png_chunk(b"IHDR", struct.pack(">II", 24, 1 << 30) + data[24:29])
+        (tmp_path / "a.png").write_bytes(data[:8] + header + data[33:])
+        with pytest.raises(ImageError, match="above the limit"):
+            images.read_picture(tmp_path / "a.png", frame=1)
+
     def test_own_limit(self, tmp_path):
         path = tmp_path / "a.png"
         images.write_picture(path, Picture(noise(10, 11, 3)))

@@ -226,8 +226,7 @@ def load_image(
     below it.
     """
     with _translated(name) as about:
-        image = _open(file, name, frame or 0)
-        _check_size(image.size, name, file, max_pixels, pixels_per_byte)
+        image = _open(file, name, frame or 0, max_pixels, pixels_per_byte)
         about.size = image.size
         if frame is None and _frames(image, at_most=2) > 1:
             _warn("several frames or pages are in this file, and only the first is read; --all-frames writes each")
@@ -272,8 +271,7 @@ def decode_picture(
 def picture_size(path: PathLike, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
     """Width and height of the upright picture in a file, from its header; ImageError as for `read_picture`."""
     with open_file(path) as file, _translated(str(path)):
-        image = _open(file, str(path))
-        _check_size(image.size, str(path), file, max_pixels)
+        image = _open(file, str(path), max_pixels=max_pixels)
         width, height = image.size
         # Pillow turns a TIFF by itself, and gives its upright size.
         turned = image.format != "TIFF" or isinstance(image, _DeepTiff)
@@ -490,8 +488,14 @@ def _warn(text: str) -> None:
     warnings.warn(text, PictureWarning, stacklevel=3)
 
 
-def _open(file: BinaryIO, name: str, frame: int = 0) -> Image.Image:
-    """The image in a file at a frame, its header read and no pixels."""
+def _open(
+    file: BinaryIO,
+    name: str,
+    frame: int = 0,
+    max_pixels: int | None = None,
+    pixels_per_byte: float | None = None,
+) -> Image.Image:
+    """The image in a file at a frame, its header read, its size checked where there is a limit, and no pixels."""
     Image.init()
     prefix = file.read(21)
     # Image.open would apply Pillow's process-wide pixel limit, which belongs to the host program.
@@ -520,10 +524,14 @@ def _open(file: BinaryIO, name: str, frame: int = 0) -> Image.Image:
         image.name = name
     if cicp is not None:
         image.info["cicp"] = cicp
+    if max_pixels is not None:  # before the frame is looked for: to get there, Pillow decodes those before it
+        _check_size(image.size, name, file, max_pixels, pixels_per_byte)
     if frame and not isinstance(image, _DeepTiff):
         if not 0 <= frame < _frames(image):
             raise ImageError(f"{name} has no frame {frame}; its frames are 0 to {_frames(image) - 1}.")
         image.seek(frame)
+        if max_pixels is not None:  # pages have sizes of their own
+            _check_size(image.size, name, file, max_pixels, pixels_per_byte)
     return image
 
 
