@@ -7,7 +7,8 @@
 pictures: PHOTOGRAPHS is a folder; from it COUNT pictures of 0.2 to 3 megapixels are cut. `faitheir downscale` and
 `faitheir bulk downscale` work on the same files, one after the other, each ended after half of SECONDS; the rate is
 taken from the last nine tenths of the outputs, so that it is that of a long run. CPU time is what all processes of the
-command take meanwhile: it tells the same on a machine that has other work. Memory is sampled every half second.
+command take meanwhile. On a machine that has other work it tells more than the rate, and yet too much of bulk: Ray's
+processes take some by the second, whatever is done in it. Memory is sampled every half second.
 tiny: the same with pictures of 16 x 16 pixels, which cost next to nothing but what each file costs.
 plan: a store that exists only in this process lists so many paths, in folders of 1,000, and half of their outputs.
 
@@ -87,6 +88,9 @@ def descendants(root: int) -> dict[int, tuple[str, int, float]]:
     return sizes
 
 
+PARTS = ("driver", "model", "workers", "Ray itself")
+
+
 def kind(name: str, pid: int, root: int) -> str:
     """What a process is for."""
     if pid == root:
@@ -105,15 +109,16 @@ def watch(arguments: Sequence[str], target: Path, seconds: float, cpus: int) -> 
         [sys.executable, "-m", "faitheir", *arguments], env=os.environ | threads, stdout=subprocess.DEVNULL
     )
     memory: list[dict[str, int]] = []
-    spent: dict[int, float] = {}
-    at: list[tuple[float, float]] = []
+    spent: dict[int, tuple[str, float]] = {}
+    at: list[tuple[float, list[float]]] = []
     while process.poll() is None and time.time() - started < seconds:
         total: dict[str, int] = {}
         for pid, (name, size, cpu) in descendants(process.pid).items():
-            spent[pid] = cpu
-            total[kind(name, pid, process.pid)] = total.get(kind(name, pid, process.pid), 0) + size
+            part = kind(name, pid, process.pid)
+            spent[pid] = part, cpu
+            total[part] = total.get(part, 0) + size
         memory.append(total)
-        at.append((time.time(), sum(spent.values())))
+        at.append((time.time(), [sum(cpu for of, cpu in spent.values() if of == part) for part in PARTS]))
         time.sleep(0.5)
     ended = process.poll() is None
     if ended:
@@ -125,13 +130,16 @@ def watch(arguments: Sequence[str], target: Path, seconds: float, cpus: int) -> 
     times = sorted(path.stat().st_mtime for path in target.rglob("*.thumb.*"))
     clock, taken = zip(*at, strict=True)
     steady = times[len(times) // 10 :]  # the first tenth pays for what starts
+    by_part = [float(np.diff(np.interp([steady[0], steady[-1]], clock, of))[0]) for of in zip(*taken, strict=True)]
     return {
         "files": len(times),
         "ended": ended,
         "first": times[0] - started,
         "wall": times[-1] - started,
         "rate": (len(steady) - 1) / (steady[-1] - steady[0]) * 60,
-        "cpu": float(np.diff(np.interp([steady[0], steady[-1]], clock, taken))[0]) / (len(steady) - 1),
+        "cpu": sum(by_part) / (len(steady) - 1),
+        "parts": [seconds / (len(steady) - 1) for seconds in by_part],
+        "busy": sum(by_part) / (steady[-1] - steady[0]),
         "memory": memory,
     }
 
@@ -149,25 +157,22 @@ def compare(folder: Path, cpus: int, seconds: float) -> None:
     for (name, arguments), target in zip(commands.items(), ("plain", "bulk"), strict=True):
         results[name] = watch(arguments, folder / target, seconds / 2, cpus)
     print(
-        "| command | files | seconds | first output after | files per minute | ms of CPU a file |\n"
-        "| --- | --- | --- | --- | --- | --- |"
+        "| command | files | seconds | first output after | files per minute | ms of CPU a file | CPUs busy |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |"
     )
     for name, found in results.items():
         columns = f"{found['files']} | {found['wall']:.1f} | {found['first']:.1f} s | {found['rate']:.0f}"
-        print(f"| {name} | {columns} | {1e3 * found['cpu']:.1f} |")
+        print(f"| {name} | {columns} | {1e3 * found['cpu']:.1f} | {found['busy']:.2f} |")
     plain, bulk = results.values()
     print(f"\nbulk is at {bulk['rate'] / plain['rate']:.2f} of the plain command's rate,")
     print(f"by CPU time at {plain['cpu'] / bulk['cpu']:.2f}: {1e3 * (bulk['cpu'] - plain['cpu']):+.1f} ms a file\n")
-    print(
-        "| memory in MB (proportional), at | driver | model | workers | Ray itself |\n| --- | --- | --- | --- | --- |"
-    )
+    print(f"| of bulk | {' | '.join(PARTS)} |\n| --- |{' --- |' * len(PARTS)}")
+    print(f"| ms of CPU a file | {' | '.join(f'{1e3 * part:.1f}' for part in bulk['parts'])} |")
     series = bulk["memory"]
     for part in (0.25, 0.5, 0.75, 1.0):
         sample = series[max(0, round(part * len(series)) - 2)]
-        columns = " | ".join(
-            f"{sample.get(name, 0) / 1e6:.0f}" for name in ("driver", "model", "workers", "Ray itself")
-        )
-        print(f"| {part:.0%} of the run | {columns} |")
+        columns = " | ".join(f"{sample.get(name, 0) / 1e6:.0f}" for name in PARTS)
+        print(f"| MB of memory (proportional) after {part:.0%} of the run | {columns} |")
     peak = max(sum(sample.values()) for sample in series)
     print(f"\npeak of all together: {peak / 1e6:.0f} MB; of the plain command: ", end="")
     print(f"{max(sum(sample.values()) for sample in plain['memory']) / 1e6:.0f} MB")
@@ -262,9 +267,7 @@ def main() -> None:
         command.add_argument("--count", type=int, default=count)
         command.add_argument("--cpus", type=int, default=2)
         command.add_argument("--seconds", type=float, default=seconds)
-    commands.add_parser("plan").add_argument(
-        "--paths", type=int, nargs="+", default=[10**6, 2 * 10**6, 5 * 10**6, 10**7]
-    )
+    commands.add_parser("plan").add_argument("--paths", type=int, nargs="+", default=[10**6, 3 * 10**6, 10**7])
     commands.add_parser("one-plan").add_argument("paths", type=int)
     arguments = parser.parse_args()
     if arguments.command == "one-plan":

@@ -145,7 +145,7 @@ def test_every_photograph_is_to_be_done_or_skipped_and_never_both(bases: set[str
 
 
 def test_an_output_counts_only_whole(tmp_path: Path) -> None:
-    naming = round_trip_naming(ThumbnailFiles(limit=300), "png")
+    naming = round_trip_naming(ThumbnailFiles(limit=160), "png")
     fill(tmp_path / "in", "a.jpg", "b.jpg", "c.jpg")
     fill(tmp_path / "out", "a.thumb.webp", "a.restored.png", "a.roundtrip.png", "b.thumb.png", "b.restored.png")
     fill(tmp_path / "out", "c.thumb.avif", "c.restored.png")
@@ -362,7 +362,7 @@ def test_settings_are_recorded_with_their_defaults(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (("--quality", "80", "--bytes", "300"), "--bytes and --bpp choose the quality"),
+        (("--quality", "80", "--bytes", "160"), "--bytes and --bpp choose the quality"),
         (("--ray", "127.0.0.1:1"), "no Ray answers"),
         (("--scale", "32"), "for scale 16, not --scale 32"),
     ],
@@ -430,6 +430,18 @@ def test_the_stages_make_the_files_of_the_plain_commands(tiny_model: Path, photo
     assert all(row["psnr"] > 0 for row in done)
 
 
+@pytest.mark.usefixtures("embedded")
+def test_a_thumbnail_that_does_not_fit_is_made_at_32x(photo: Photo, tmp_path: Path) -> None:
+    large, small, out = photo("in/a.png", 1400, 1000), photo("in/b.png", 96, 64), tmp_path / "out"
+    limit = int(refused("downscale", large, "--scale", 16, "--bytes", 30).split("at least ")[1].split()[0]) - 1
+    options = ("--bytes", limit, "--dtype", "float32")
+    ok("downscale", large, small, "-o", tmp_path / "plain", *options)
+    budget = ThumbnailFiles(limit=limit)
+    told = through_stages("downscale", tmp_path / "in", out, thumbnails=budget, dtype="float32")
+    assert outputs(out) == outputs(tmp_path / "plain")
+    assert [item.row["model"] for item in told] == [DEFAULT_MODELS[32], DEFAULT_MODELS[16]]
+
+
 def test_shards_hold_the_files_of_the_plain_command(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
     for name in ("in/a.png", "in/b.jpg", "in/c.png", "in/d/e.png"):
         photo(name, seed=len(name))
@@ -450,6 +462,8 @@ def test_shards_hold_the_files_of_the_plain_command(tiny_model: Path, photo: Pho
         (p.parent / n).relative_to(shards).as_posix(): d for p in shards.rglob("*.tar") for n, d in members(p).items()
     }
     assert found == plain
+    samples = pytest.importorskip("webdataset").WebDataset([str(p) for p in shards.rglob("*.tar")], shardshuffle=False)
+    assert {sample["thumb.avif"] for sample in samples} == set(plain.values())
     assert paths(planned(photos, shards, per_shard=2)) == []
 
     packed = tmp_path / "packed" / "p-000.tar"

@@ -44,6 +44,7 @@ def started(nodes: int, cpus: int) -> Any:
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (with 15, its own, they wait for other tests)
+    os.environ["RAY_num_workers_soft_limit"] = "16"  # noqa: SIM112 (as a run sets it that starts Ray itself)
     cluster = Cluster()
     with contextlib.ExitStack() as held:
         for _ in range(nodes):
@@ -438,5 +439,11 @@ def test_shards_and_memory(one_node: str, tiny_model: Path, tmp_path: Path) -> N
     source, target = Store("memory://bulk/in"), Store("memory://bulk/out")
     for name in names(photos):
         source.write(name, (photos / name).read_bytes())
-    assert bulk.downscale(source.url, target.url, **options).done == 12
+    seen: list[tuple[int, int, int]] = []
+    summary = bulk.downscale(
+        source.url, target.url, **options, progress=lambda s: seen.append((s.over, s.planned, s.pixels))
+    )
+    assert seen == sorted(seen)
+    assert seen[-1] == (12, 12, summary.pixels)
+    assert summary.done == 12
     assert {name: target.read(name) for name in plain} == plain

@@ -30,6 +30,8 @@ _RETRIES = 1
 _BLOCK = 1024
 #: CPUs that a task asks for which reads and decodes, or encodes and writes: it waits for the store, too.
 _TASK_CPUS = 0.25
+#: Processes of Ray Data's own beside those.
+_RAYS_OWN = 8
 #: What a model on the CPU leaves for such tasks.
 _SPARE_CPUS = 0.5
 #: Seconds in which a cluster must answer.
@@ -90,6 +92,12 @@ class Cluster:
         if self.ray == "local":
             # Ray would try a task for ever whose worker was killed for want of memory.
             os.environ.setdefault("RAY_task_oom_retries", str(_RETRIES))
+            # It ends idle processes beyond one for each CPU; of our tasks a CPU has several, each would start anew.
+            held = int((self.cpus or os.cpu_count() or 1) / _TASK_CPUS) + _RAYS_OWN
+            os.environ.setdefault("RAY_num_workers_soft_limit", str(held))
+            # Without its dashboard nobody sees these.
+            os.environ.setdefault("RAY_enable_metrics_collection", "0")
+            os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
             size: dict[str, Any] = {"num_cpus": self.cpus, "object_store_memory": self.object_store}
             try:
                 ray.init("local", include_dashboard=False, **size, **quiet)
@@ -369,6 +377,7 @@ def _context(data: Any) -> Iterator[None]:
         "max_errored_blocks": -1,
         "enable_progress_bars": False,
         "print_on_execution_start": False,
+        "memory_usage_poll_interval_s": None,  # a thread for each task, whose figures nobody sees
     }
     before = {name: getattr(context, name) for name in wanted}
     log = logging.getLogger("ray.data")

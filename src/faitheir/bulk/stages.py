@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from faitheir.batches import (
@@ -42,8 +41,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Pixels that go through the model, and between processes, together: those of a tile.
-BATCH_PIXELS = 1 << 22
+#: Pixels that go between processes together: those of two tiles. Each such batch costs Ray's driver some milliseconds.
+BATCH_PIXELS = 1 << 23
 #: Files that a task reads or writes at a time where the store is not local.
 _CONNECTIONS = 8
 
@@ -289,8 +288,7 @@ class Model:
         self.pipelines: Pipelines = open_pipelines(work.scale, **work.options, max_pixels=work.max_pixels)
         if work.verb != "upscale" or self.pipelines.model is not None:
             self.pipelines.for_thumbnail()
-        self._turn = Lock()
-        self._pool = ThreadPoolExecutor(2)
+        self._pool = ThreadPoolExecutor(1)
 
     def __call__(self, table: "pa.Table") -> "Iterator[pa.Table]":
         """Batches of items; full-size pictures go on one by one."""
@@ -302,33 +300,40 @@ class Model:
                 yield pack(ready)
 
     def _downscale(self, items: list[Item]) -> Iterator[list[Item]]:
-        ready = self._at_once(
-            self.pipelines.for_thumbnail(), items, lambda p, many: p.downscale_pictures(many, exif=self.work.exif)
-        )
+        first = self.pipelines.for_thumbnail()
+        ready = self._at_once(first, items, lambda p, many: p.downscale_pictures(many, exif=self.work.exif))
 
         def thumbnail_of(item: Item, pipeline: "FaithEIRPipeline") -> Thumbnail:
-            with self._turn:
-                started = time.perf_counter()
-                made: Thumbnail | None = ready.pop((id(item), pipeline), None)
-                made = made or pipeline.downscale_picture(item.content, exif=self.work.exif)
-                item.spent("model", started)
-                return made
+            started = time.perf_counter()
+            made: Thumbnail | None = ready.pop((id(item), pipeline), None)
+            made = made or pipeline.downscale_picture(item.content, exif=self.work.exif)
+            item.spent("model", started)
+            return made
 
-        def attempt(item: Item) -> None:
-            def made(pipeline: "FaithEIRPipeline") -> None:
-                thumbnail = thumbnail_of(item, pipeline)
-                started = time.perf_counter()
-                data, suffix = self.work.files.encode(thumbnail)
+        def encoded(item: Item, thumbnail: Thumbnail) -> tuple[bytes, str]:
+            started = time.perf_counter()
+            try:
+                return self.work.files.encode(thumbnail)
+            finally:
                 item.spent("encode", started)
+
+        # The model stays in this thread, whose memory is used again; one thumbnail is encoded while it makes the next.
+        waiting: list[Future[tuple[bytes, str]] | None] = [None] * len(items)
+        for index, item in enumerate(items):
+            with item.step(None, notes=False), memory_for(item.content.width, item.content.height):
+                waiting[index] = self._pool.submit(encoded, item, thumbnail_of(item, first))
+        for item, future in zip(items, waiting, strict=True):
+            if future is None:
+                continue
+
+            def made(pipeline: "FaithEIRPipeline", item: Item = item, future: Any = future) -> None:
+                data, suffix = future.result() if pipeline is first else encoded(item, thumbnail_of(item, pipeline))
                 item.outputs = [(f"{THUMBNAIL_MARK}.{suffix}", data)]
                 item.by(pipeline)
 
             with item.step(None, notes=False), memory_for(item.content.width, item.content.height):
                 self.work.files.first_that_fits(self.pipelines, self.work.scale, made)
             item.content = None
-
-        # In two threads: one thumbnail is encoded while the model makes the next.
-        list(self._pool.map(attempt, items))
         if items:
             yield items
 
