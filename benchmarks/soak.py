@@ -136,13 +136,16 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(3, 1, sharex=True, figsize=(6, 4.2), layout="constrained")
-    minutes = [row["minutes"] for row in rows]
+    stages = {row["stage"]: [other for other in rows if other["stage"] == row["stage"]] for row in rows}
     labels = {"MiB": "memory, MiB", "descriptors": "descriptors", "files": "temporary files"}
     for axis, (field, label) in zip(axes, labels.items(), strict=True):
-        values = [row[field] for row in rows]
-        axis.plot(minutes, values, linewidth=1)
+        for stage, part in stages.items():
+            axis.plot([row["minutes"] for row in part], [row[field] for row in part], linewidth=1, label=stage)
         axis.set_ylabel(label)
-        axis.set_ylim(0, 1.25 * max(values) or 1)
+        top = 1.25 * max(row[field] for row in rows) or 1
+        axis.set_ylim(-0.05 * top, top)
+    if len(stages) > 1:
+        axes[0].legend(loc="lower center")
     axes[0].set_title(title, fontsize=10)
     axes[-1].set_xlabel("minutes")
     figure.savefig(path, dpi=100)
