@@ -1,6 +1,6 @@
 """Runtimes side by side: PyTorch as it is and compiled, ONNX Runtime and OpenVINO; what they take, and what they give.
 
-    faitheir export nano-x16-lossy -o onnx --precision fp32 --precision fp16 --precision int8
+    faitheir export nano-x16 -o onnx --precision fp32 --precision fp16 --precision int8
     python benchmarks/runtimes.py --onnx onnx --hr DIR [--alexnet FILE] [--runtimes torch-bfloat16,onnxruntime]
 
 Every runtime takes the place of the model inside one pipeline, so tiles and rounding are the same. Times are end to
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--onnx", type=Path, required=True, help="folder that `faitheir export` wrote")
     parser.add_argument("--hr", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--alexnet", help="AlexNet's features for LPIPS; else torchvision fetches them")
-    parser.add_argument("--model", default="nano-x16-lossy")
+    parser.add_argument("--model", default="nano-x16")
     parser.add_argument("--runtimes", default=",".join(RUNTIMES))
     parser.add_argument("--sizes", type=int, default=len(SIZES), help="only the first so many of the three sizes")
     parser.add_argument("--count", type=int, default=10, help="photographs for PSNR and LPIPS")

@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--turn", type=float, default=5, help="seconds of each turn")
     parser.add_argument("--most", type=float, default=1800, help="seconds after which all of it ends")
     parser.add_argument("--megapixels", default="0.4,0.8,1.5,3,6,12", help="sizes of the photographs")
-    parser.add_argument("--model", default="nano-x16-lossy")
+    parser.add_argument("--model", default="nano-x16")
     arguments = parser.parse_args()
     options = ["--model", arguments.model]
     with tempfile.TemporaryDirectory() as name:

@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=5, help="seconds from one request, or sample, to the next")
     parser.add_argument("--files", type=int, default=1000, help="of a batch")
     parser.add_argument("--rest", type=float, default=0, help="seconds for which a batch is stopped after each sample")
-    parser.add_argument("--model", default="nano-x16-lossy")
+    parser.add_argument("--model", default="nano-x16")
     parser.add_argument("--output", type=Path, default=Path("soak"), help="writes OUTPUT.csv and OUTPUT.png")
     options = parser.parse_args()
     example = Path(str(resources.files("faitheir.server") / "page" / "example.jpg"))

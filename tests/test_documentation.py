@@ -30,7 +30,8 @@ PAGES = [
 PAGES = [page for page in PAGES if page.exists()]
 #: A fenced block, with the comment on the line before it that says why it is not run here.
 FENCE = re.compile(
-    r"^(?:[ ]*<!-- (?P<note>.+?) -->\n)?(?P<indent>[ ]*)```(?P<language>\w+)\n(?P<text>.*?)^[ ]*```$", re.S | re.M
+    r"^(?:[ ]*<!-- (?P<note>(?:(?!-->).)+) -->\n)?(?P<indent>[ ]*)```(?P<language>\w+)\n(?P<text>.*?)^[ ]*```$",
+    re.S | re.M,
 )
 #: Folders of the repository that pages name files in.
 HERE = re.compile(r"(?:configs|benchmarks|docs|examples|src/faitheir|tests)/[\w/-]+(?:/|\.toml|\.py|\.md|\.jpg)")

@@ -42,8 +42,8 @@ ROWS = {
 RECIPES: dict[str, list[str]] = {
     "nano-x16": ["joint", "texture", "restoration", "fidelity"],
     "nano-x32": ["joint", "texture", "restoration", "fidelity"],
-    "nano-x16-lossy": ["lossy", "fidelity"],
-    "nano-x32-lossy": ["lossy", "fidelity"],
+    "nano-x16-codec": ["codec", "avif", "fidelity"],
+    "nano-x32-codec": ["codec", "fidelity"],
     "finetune": [],
     "turbo-x16": [],
     "turbo-x32": [],

@@ -4,14 +4,16 @@
 
 ``--photographs`` holds the files that the protocol names, by their SHA-256; ``--networks`` the weights files of the
 measures. Each table is a `compare` into RUN/TABLE, so that a run that stopped continues, and its Markdown replaces what
-stands in the page between ``<!-- table NAME -->`` and ``<!-- end NAME -->``; curves go to docs/images beside the page.
-Run twice into two folders, it gives the same page. What another library version measures is said, with both versions.
+stands in the page between ``<!-- table NAME -->`` and ``<!-- end NAME -->``; curves and the sheet of crops go to
+images/ beside the page. Run twice into two folders, it gives the same page. What another library version measures is
+said, with both versions.
 """
 
 import argparse
 import hashlib
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from faitheir.comparison.compare import compare
 from faitheir.comparison.methods import parse_methods
 from faitheir.comparison.plots import rate_distortion, to_svg
 from faitheir.comparison.produce import Setting
+from faitheir.comparison.sheets import crop_sheet
 from faitheir.comparison.tables import tables_of, to_markdown
 from faitheir.errors import EvaluationError, FaithEIRError
 from faitheir.evaluation.results import SystemResult
@@ -52,6 +55,14 @@ def photographs(about: dict[str, Any], source: Path, folder: Path) -> Path:
                 rgb = rgb[top : top + side, left : left + side].copy()
             write_picture(target, Picture(rgb))
     return folder
+
+
+def in_one_block(result: SystemResult) -> SystemResult:
+    """A model's lossy files as a row beside the others, not as a point of a curve, which such a table does not show."""
+    about = {
+        key: value for key, value in result.about.items() if result.kind != "model" or key not in ("held_to", "curve")
+    }
+    return replace(result, about=about)
 
 
 def other_versions(results: list[SystemResult], frozen: dict[str, str]) -> list[str]:
@@ -100,6 +111,8 @@ def main() -> None:
         failed = [f"{r.system}: {p.picture}: {p.error}" for r in results for p in r.pictures if p.error]
         if failed:
             raise EvaluationError(f"table {name} has pictures without values: {'; '.join(failed[:3])}")
+        if not table.get("plot"):
+            results = [in_one_block(result) for result in results]
         shown = [*table["metrics"], *table.get("costs", ["bytes", "bits_per_pixel"])]
         kept = tables_of(results, shown)
         text = "\n".join(to_markdown(t) for t in kept if not table.get("only") or t.caption in table["only"])
@@ -112,6 +125,10 @@ def main() -> None:
             if table.get("plot"):
                 image = args.page.parent / "images" / f"results-{name}.svg"
                 write_atomic(image, to_svg(rate_distortion(results, table["metrics"])))
+        if places := table.get("crops"):
+            shown_of = {name: tuple(place) for name, place in places.items()}
+            sheet = crop_sheet(results, shown_of, size=table["crop_size"], captions=table["metrics"])
+            write_picture((args.page.parent / "images" if args.page else args.output) / f"results-{name}.jpg", sheet)
 
 
 if __name__ == "__main__":

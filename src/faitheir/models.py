@@ -30,7 +30,7 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "READ
 BackboneConfig = NanoConfig | TurboConfig | PixelsConfig
 
 #: The embedded model that is used where none is named, for each scale.
-DEFAULT_MODELS = {16: "nano-x16-lossy", 32: "nano-x32-lossy"}
+DEFAULT_MODELS = {16: "nano-x16", 32: "nano-x32"}
 DEFAULT_MODEL = DEFAULT_MODELS[16]
 
 
@@ -265,9 +265,9 @@ _SCALES = ".int8_scales"
 def _packed(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """``state`` to be stored in less: float16, bfloat16, or int8, in which weights take a byte each.
 
-    In int8 a layer's weight is a whole number of -127 to 127 times a scale, one for each output channel, in bfloat16: so
-    few digits that what is loaded is stored as the same again. All else is in float16, but for the orthogonal matrix,
-    which stays in float32, where it is orthogonal.
+    In int8 a layer's weight is a whole number of -127 to 127 times a scale, one for each output channel, in bfloat16:
+    so few digits that what is loaded is stored as the same again. All else is in float16, but for the orthogonal
+    matrix, which stays in float32, where it is orthogonal.
     """
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():

@@ -30,7 +30,7 @@ async function restored(name: string) {
       const begun = performance.now();
       const { restore } = await import(`${location.origin}/faitheir/faitheir-img.js`);
       const script = performance.now() - begun;
-      const { report } = await restore(`/thumbnails/${name}.thumb.webp`, { threads, device: "wasm" });
+      const { report } = await restore(`/thumbnails/${name}.thumb.avif`, { threads, device: "wasm" });
       return { report, script, total: performance.now() - begun };
     },
     [name, isolated === undefined ? 1 : 2] as const,

@@ -67,8 +67,8 @@ def main(folder: Path) -> None:
         image.thumbnail((LONGER, LONGER), Image.Resampling.LANCZOS)
         jpeg = io.BytesIO()
         image.save(jpeg, "JPEG", quality=QUALITY)
-        file = DEMO / "thumbnails" / f"{name}.thumb.webp"
-        pipeline.downscale(image).save(file, lossless=True)
+        file = DEMO / "thumbnails" / f"{name}.thumb.avif"
+        pipeline.downscale(image).save(file)
         pictures.append(
             {
                 "file": file.name,

@@ -130,7 +130,7 @@ model_options = stack(
     click.option(
         "--scale",
         type=click.Choice(["16", "32"]),
-        help="Scale of the default model: nano-x16-lossy or nano-x32-lossy. [default: 16]",
+        help="Scale of the default model: nano-x16 or nano-x32. [default: 16]",
     ),
     click.option(
         "--model", metavar="MODEL", help="Model to use instead: embedded model, model folder, or Hub id (owner/name)."
