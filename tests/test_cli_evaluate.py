@@ -58,7 +58,7 @@ def test_restored_by_others_beside_a_model(hr: Path, tiny_model: Path, tmp_path:
     ok("evaluate", "--hr", hr, "--model", tiny_model, "-o", out, *CHEAP, "--thumbnail-format", "png")
     made = out / "tiny-x16"
     text = ok("evaluate", "--hr", hr, "--restored", made / "restored", "--name", "other's", "-o", out, *CHEAP)
-    assert "missing: there are no thumbnails to measure" in text
+    assert "missing: no thumbnails are stored" in text
     table = (out / "results.md").read_text()
     assert "tiny-x16" in table
     assert "other's" in table
