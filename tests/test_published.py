@@ -2,7 +2,7 @@
 
 import pytest
 
-from faitheir.comparison.published import published_results, published_table
+from faitheir.comparison.published import published_for, published_results, published_table
 from faitheir.errors import EvaluationError
 
 
@@ -68,6 +68,11 @@ def test_codecs() -> None:
     assert "2506.21977" in largest.note
     assert largest.scale is None
     assert len(published_results("codecs")) == 21
+    assert published_for("Kodak") == results
+    assert published_for("LSDIR-val") == published_results(1, dataset="LSDIR-val")
+    assert len(published_for("CLIC2020")) == 18 + 7
+    with pytest.raises(EvaluationError, match="Urban100"):
+        published_for("Urban100")
 
 
 def test_as_results() -> None:

@@ -59,10 +59,8 @@ def photographs(about: dict[str, Any], source: Path, folder: Path) -> Path:
 
 def in_one_block(result: SystemResult) -> SystemResult:
     """A model's lossy files as a row beside the others, not as a point of a curve, which such a table does not show."""
-    about = {
-        key: value for key, value in result.about.items() if result.kind != "model" or key not in ("held_to", "curve")
-    }
-    return replace(result, about=about)
+    of_curve = ("held_to", "curve") if result.kind == "model" else ()
+    return replace(result, about={key: value for key, value in result.about.items() if key not in of_curve})
 
 
 def other_versions(results: list[SystemResult], frozen: dict[str, str]) -> list[str]:

@@ -175,7 +175,10 @@ def read_jpeg2000(data: bytes) -> Jpeg2000 | None:
 
 
 def webp_first_frame(chunks: list[tuple[bytes, memoryview]]) -> tuple[int, int, int, int, bytes] | None:
-    """Of an animation's chunks, the first frame: left, top, width, height and a WebP file of its own; None if cut."""
+    """The first frame of an animated WebP, from its chunks: left, top, width, height, and a still WebP file of it.
+
+    None where the file is truncated.
+    """
     content = next((content for name, content in chunks if name == b"ANMF"), None)
     if content is None or len(content) < 16:
         return None

@@ -64,7 +64,7 @@ _table_options = stack(
     click.option(
         "--published",
         metavar="DATASET",
-        help="Add published figures for a data set: the paper's (DIV2K-val, LSDIR-val, CLIC2020) or codecs' (Kodak).",
+        help="Add published figures for a data set: DIV2K-val, LSDIR-val, CLIC2020 or Kodak.",
     ),
     click.option(
         "--pictures",
@@ -180,12 +180,9 @@ def _setting(
 
 def _published(dataset: str | None) -> "list[SystemResult]":
     """The published rows for a data set; EvaluationError for one that has none."""
-    from faitheir.comparison.published import published_results
+    from faitheir.comparison.published import published_for
 
-    if dataset is None:
-        return []
-    others: dict[str, tuple[int | str, ...]] = {"LSDIR-val": (1,), "Kodak": ("codecs",)}
-    return [row for table in others.get(dataset, (1, "codecs")) for row in published_results(table, dataset=dataset)]
+    return [] if dataset is None else published_for(dataset)
 
 
 def _of_scales(rows: "list[SystemResult]", results: "Sequence[SystemResult]") -> "list[SystemResult]":

@@ -73,3 +73,10 @@ def published_results(number: int | str, *, dataset: str | None = None, scale: i
             )
         )
     return results
+
+
+def published_for(dataset: str) -> list[SystemResult]:
+    """The comparison of the paper, then the codecs, on that data set. Raises EvaluationError where none has it."""
+    tables = (1, "codecs")
+    having = [n for n in tables if any(record["dataset"] == dataset for record in published_table(n).records())]
+    return [row for number in having or tables for row in published_results(number, dataset=dataset)]

@@ -83,7 +83,7 @@ def evaluate(
             tools.thumbnails.pop(name, None)
             missing.pop(name, None)
             if name in (metrics or ()):
-                missing[name] = "no thumbnails are stored; give the folder of a program's with --thumbnails."
+                missing[name] = "no thumbnails are stored; if there are some, name their folder with --thumbnails."
 
     results: list[PictureResult] = []
     shares: list[_Share] = []
