@@ -171,7 +171,7 @@ def convert_state(model: FaithEIR, state: Mapping[str, Tensor], where: str) -> t
     own = stored_state(model)
     whole = {
         part: all(k in state and state[k].shape == v.shape for k, v in own.items() if k.startswith(part))
-        for part in ("rescaler.", "prior.", "fidelity.")
+        for part in ("rescaler.", "compression.", "prior.", "fidelity.")
     }
     taken = 0
     converted = dict(own)
@@ -463,6 +463,7 @@ def parameter_table(config: ModelConfig) -> dict[str, int]:
     parts = model.backbone.parts()
     for name, module in (
         ("Rescaler", model.rescaler),
+        ("Compression blocks", model.compression if model.compression else None),
         ("Detail prior", model.prior),
         ("Embedder", model.embedder),
         ("Fidelity setting", model.fidelity),

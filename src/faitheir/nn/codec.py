@@ -18,7 +18,14 @@ from faitheir.nn.embedder import Condition, make_embedder
 from faitheir.nn.fidelity import FidelityOffsets, MergedModules, with_weights
 from faitheir.nn.priors import make_prior
 from faitheir.nn.quantize import quantize_8bit, raw_to_unit, unit_to_raw
-from faitheir.nn.reversible import LR_CHANNELS, BlockKind, LatentRescaler, OrthogonalTransform, PyramidRescaler
+from faitheir.nn.reversible import (
+    LR_CHANNELS,
+    BlockKind,
+    LatentRescaler,
+    OrthogonalTransform,
+    PyramidRescaler,
+    invertible_blocks,
+)
 
 
 class Backbone(nn.Module):
@@ -88,6 +95,8 @@ class CodecConfig:
     ``inv_blocks``, ``growth``: invertible blocks, and the growth of their dense blocks. ``block``: "e-inv" (SAIN; the
     paper's), "inv" (IRN) or "t-inv" (after T-IRN). ``pyramid``: steps of factor 2 with ``inv_blocks`` after each, the
     form of IRN (``PyramidRescaler``), in place of one step of the whole factor.
+    ``compression_blocks``: blocks more that model what a lossy file loses, for SAIN's asymmetry: going down, the
+    thumbnail is taken before them; restoring begins with their inverse. 0, the paper's, for none.
     ``prior``: "adp", "zeros", "random", "normal" or "gmm"; ``prior_pattern``: side of ADP's spatial pattern;
     ``gmm_components``: Gaussians in the mixture.
     ``embedder``: "pse", "lte" or "none"; ``pse_hidden``: widths between 3 and the context's;
@@ -104,6 +113,7 @@ class CodecConfig:
     block: BlockKind = "e-inv"
     inv_blocks: int = 3
     growth: int = 32
+    compression_blocks: int = 0
     prior: Literal["adp", "zeros", "random", "normal", "gmm"] = "adp"
     prior_pattern: int = 1
     gmm_components: int = 5
@@ -122,17 +132,18 @@ class CodecConfig:
         for name in ("growth", "prior_pattern", "gmm_components", "lte_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1.")
-        if min(self.inv_blocks, self.fidelity_rank) < 0 or min(self.pse_hidden, default=1) < 1:
-            raise ConfigError(
-                "inv_blocks and fidelity_rank must not be negative, and every width in pse_hidden must be at least 1."
-            )
+        if min(self.inv_blocks, self.compression_blocks, self.fidelity_rank) < 0:
+            raise ConfigError("inv_blocks, compression_blocks and fidelity_rank must not be negative.")
+        if min(self.pse_hidden, default=1) < 1:
+            raise ConfigError("every width in pse_hidden must be at least 1.")
 
 
 class Reconstruction(NamedTuple):
     """What one pass of training needs: thumbnail (B, 3, H/s, W/s) if one was made, picture (B, 3, H, W), condition.
 
     ``lost``: the channels that downscaling dropped, (B, lost channels, H/s, W/s), if it ran. ``bits``: what storing
-    each thumbnail costs, in bits per thumbnail pixel (B,), where training prices that.
+    each thumbnail costs, in bits per thumbnail pixel (B,), where training prices that. ``compression``: mean squared
+    error of the stored thumbnails as the compression blocks predict them, where the model has some.
     """
 
     thumbnail: Tensor | None
@@ -140,6 +151,19 @@ class Reconstruction(NamedTuple):
     condition: Condition | None
     lost: Tensor | None
     bits: Tensor | None = None
+    compression: Tensor | None = None
+
+
+class Stored(NamedTuple):
+    """Thumbnails as files give them back.
+
+    ``thumbnails`` (B, 3, h, w) in [0, 1]; ``bits`` (B,), what storing each costs, in bits per pixel; ``own`` (B,) is
+    False where another program's thumbnail took the model's place.
+    """
+
+    thumbnails: Tensor
+    bits: Tensor
+    own: Tensor
 
 
 class FaithEIR(nn.Module):
@@ -173,6 +197,8 @@ class FaithEIR(nn.Module):
             blocks=config.inv_blocks,
             growth=config.growth,
         )
+        channels = LR_CHANNELS + self.rescaler.lost_channels
+        self.compression = invertible_blocks(config.block, channels, config.compression_blocks, config.growth)
         self.prior = make_prior(
             config.prior,
             self.rescaler.lost_channels,
@@ -294,7 +320,10 @@ class FaithEIR(nn.Module):
         _check_sides("thumbnails", y, self.size_multiple // self.config.scale)
         backbone, dtype = self._backbone_at(fidelity), self._backbone_dtype()
         raw = unit_to_raw(y, self.rescaler.gain)
-        z_t = self.rescaler.inverse(raw, self.prior(raw.shape[0], *raw.shape[2:]))
+        lost = self.prior(raw.shape[0], *raw.shape[2:])
+        for block in reversed(self.compression):
+            raw, lost = _halves(block.inverse(torch.cat([raw, lost], 1)))  # type: ignore[operator]
+        z_t = self.rescaler.inverse(raw, lost)
         condition: Condition | None = self.embedder(y)
         prediction = backbone.predict(z_t.to(dtype), condition and condition.to(dtype))
         z_0 = one_step(z_t, prediction, self.abar, backbone.prediction_type)
@@ -305,18 +334,29 @@ class FaithEIR(nn.Module):
         self,
         x: Tensor,
         fidelity: float = 0.0,
-        store: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        store: Callable[[Tensor, Tensor], Stored] | None = None,
     ) -> Reconstruction:
         """Downscale and restore, differentiable throughout (the rounding's gradient is straight-through).
 
-        ``store``: thumbnails and their pictures -> the thumbnails as a file gives them back, and bits per pixel; the
-        thumbnail returned is without it.
+        ``store``: thumbnails and their pictures -> the thumbnails as files give them back; the thumbnail returned is
+        without it.
         """
         unrounded, lost = self._split(x)
         y = quantize_8bit(unrounded)
-        stored, bits = (y, None) if store is None else store(y, x)
-        picture, condition = self._restore(stored, fidelity=fidelity)
-        return Reconstruction(y, picture, condition, lost, bits)
+        stored = None if store is None else store(y, x)
+        picture, condition = self._restore(y if stored is None else stored.thumbnails, fidelity=fidelity)
+        compression = None
+        if self.compression and stored is not None and stored.own.any():
+            raw = unit_to_raw(unrounded, self.rescaler.gain)
+            for block in self.compression:
+                raw, lost = _halves(block(torch.cat([raw, lost], 1)))
+            off = raw_to_unit(raw, self.rescaler.gain) - stored.thumbnails
+            compression = off[stored.own].square().mean()
+        return Reconstruction(y, picture, condition, lost, stored and stored.bits, compression)
+
+
+def _halves(h: Tensor) -> tuple[Tensor, Tensor]:
+    return h[:, :LR_CHANNELS], h[:, LR_CHANNELS:]
 
 
 def _check_sides(what: str, x: Tensor, multiple: int) -> None:

@@ -268,6 +268,11 @@ BlockKind = Literal["e-inv", "inv", "t-inv"]
 _BLOCKS: dict[BlockKind, Callable[[int, int], nn.Module]] = {"e-inv": EInvBlock, "inv": InvBlock, "t-inv": TInvBlock}
 
 
+def invertible_blocks(kind: BlockKind, channels: int, count: int, growth: int) -> nn.ModuleList:
+    """``count`` blocks of a kind, each over (B, channels, h, w), at first doing next to nothing to the thumbnail's."""
+    return nn.ModuleList(_BLOCKS[kind](channels, growth) for _ in range(count))
+
+
 class LatentRescaler(nn.Module):
     """LRT (or Haar) and ``blocks`` E-InvBlocks: latent -> (thumbnail channels, lost channels), and back.
 
@@ -290,7 +295,7 @@ class LatentRescaler(nn.Module):
         self.channels = latent_channels * factor**2
         self.gain = factor
         self.transform = OrthogonalTransform(latent_channels, factor, transform, orthogonality, lrt_init)
-        self.blocks = nn.ModuleList(_BLOCKS[block](self.channels, growth) for _ in range(blocks))
+        self.blocks = invertible_blocks(block, self.channels, blocks, growth)
 
     @property
     def lost_channels(self) -> int:
@@ -340,7 +345,7 @@ class PyramidRescaler(nn.Module):
         for _ in range(factor.bit_length() - 1):
             self.transforms.append(OrthogonalTransform(channels, 2, transform, orthogonality, lrt_init))
             channels *= 4
-            self.levels.append(nn.ModuleList(_BLOCKS[block](channels, growth) for _ in range(blocks)))
+            self.levels.append(invertible_blocks(block, channels, blocks, growth))
 
     @property
     def lost_channels(self) -> int:

@@ -70,6 +70,7 @@ class LossConfig:
     ``guidance``, ``semantic``, ``pixel``, ``feature``: the paper's lambda 1 to 4; a term of weight 0 is not computed.
     ``texture``: ours, distance of the features' local statistics (``wasserstein_distance``), of the same networks as
     ``feature``. ``rate``: ours, bits per thumbnail pixel of lossy files (``faitheir.training.lossy``).
+    ``compression``: SAIN's, squared error of the stored thumbnail as ``CodecConfig.compression_blocks`` predict it.
     ``storage``, ``lattice``, ``regularity``: ours, see ``storage_cost``, ``lattice_excess`` and ``regularity_excess``
     in ``faitheir.training.losses``.
     ``distribution``: IRN's third (Xiao et al. 2020), mean square of what is lost, which makes it like a normal sample.
@@ -85,6 +86,7 @@ class LossConfig:
     feature: float = 3.0
     texture: float = 0.0
     rate: float = 0.0
+    compression: float = 0.0
     storage: float = 0.0
     lattice: float = 0.0
     regularity: float = 0.0
@@ -101,7 +103,15 @@ class LossConfig:
     def __post_init__(self) -> None:
         """Check ranges. Raises ConfigError."""
         terms = (self.guidance, self.semantic, self.pixel, self.feature)
-        ours = (self.texture, self.rate, self.storage, self.lattice, self.regularity, self.distribution)
+        ours = (
+            self.texture,
+            self.rate,
+            self.compression,
+            self.storage,
+            self.lattice,
+            self.regularity,
+            self.distribution,
+        )
         if min(*terms, *ours, self.feature_shift) < 0:
             raise ConfigError("the weights of the losses and feature_shift must not be negative.")
 

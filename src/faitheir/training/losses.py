@@ -164,6 +164,8 @@ class Objective(nn.Module):
             terms["distribution"] = out.lost.float().square().mean()
         if c.rate and out.bits is not None:
             terms["rate"] = out.bits.float().mean()
+        if c.compression and out.compression is not None:
+            terms["compression"] = out.compression.float()
         if c.lattice and out.thumbnail is not None:
             terms["lattice"] = lattice_excess(picture - x, x.shape[2] // out.thumbnail.shape[2])
         if c.regularity:

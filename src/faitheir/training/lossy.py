@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from faitheir.nn.codec import Stored
 from faitheir.training.config import LossyConfig, LossyFormat
 
 #: BT.601, full range: luma, blue and red difference, each a row over RGB.
@@ -31,8 +32,8 @@ class LossyStorage:
     def __init__(self, config: LossyConfig) -> None:
         self.config = config
 
-    def __call__(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Thumbnails (B, 3, h, w), multiples of 1/255 in [0, 1], of pictures x (B, 3, H, W) -> as stored, and bits.
+    def __call__(self, y: Tensor, x: Tensor) -> Stored:
+        """Thumbnails (B, 3, h, w), multiples of 1/255 in [0, 1], of pictures x (B, 3, H, W) -> as files give them back.
 
         A share of the thumbnails is replaced by foreign ones, reduced by a common filter and stored by the same
         formats. The bits (B,) are those of ``dct_bits`` per thumbnail pixel; 0 where a thumbnail stays lossless or is
@@ -49,7 +50,7 @@ class LossyStorage:
             through, price = self._store(one, form)
             stored.append(through)
             bits.append(price if own else price.new_zeros(()))
-        return torch.cat(stored), torch.stack(bits)
+        return Stored(torch.cat(stored), torch.stack(bits), ~foreign.to(y.device))
 
     def _store(self, y: Tensor, form: LossyFormat) -> tuple[Tensor, Tensor]:
         if form.format == "lossless":
