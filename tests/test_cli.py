@@ -241,7 +241,7 @@ def test_interrupted(tiny_model: Path, photo: Photo, tmp_path: Path, monkeypatch
     monkeypatch.setattr(FaithEIRPipeline, "upscale_thumbnail", interrupt)
     result = call("roundtrip", tmp_path, "--model", tiny_model)
     assert result.exit_code == 130
-    assert result.stderr.strip() == "faitheir: interrupted."
+    assert result.stderr == "faitheir: interrupted, 1 done; the same command goes on with the rest.\n"
     assert names(tmp_path) == {"a.png", "b.png", "a.thumb.avif", "a.restored.png", "a.roundtrip.png"}
 
 

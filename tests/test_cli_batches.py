@@ -3,8 +3,10 @@
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,55 @@ def test_what_a_killed_run_left_is_cleared(tiny_model: Path, photo: Photo, tmp_p
         left.touch()
         ok("downscale", tmp_path / "in", "-o", tmp_path / "out", "--model", tiny_model)
         assert names(tmp_path / "out") == {"a.thumb.avif"}
+
+
+def started(*command: object, **options: Any) -> subprocess.Popen[str]:
+    """A command line in a process of its own."""
+    arguments = [sys.executable, "-m", "faitheir", *map(str, command)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def wait_for_outputs(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until a file is done and the next one begun."""
+    while not (any(folder.glob("*.thumb.*")) and any(folder.glob(f"{TEMPORARY_PREFIX}*"))):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals in the manner of Unix")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("options", [[], ["--overwrite"]])
+def test_a_signal_ends_the_batch(name: str, options: list[str], tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
+    """The file it is at leaves nothing, what is done is whole, one line says how to go on."""
+    number, out = signal.Signals[name], tmp_path / "out"
+    for index in range(60):
+        photo(f"in/{index}.png", 300, 200)
+    command = ("downscale", tmp_path / "in", "-o", out, "--model", tiny_model)
+    with started(*command, *options) as process:
+        wait_for_outputs(out, process)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    done = {path.name for path in out.iterdir()}
+    assert 0 < len(done) < 60
+    assert all(re.fullmatch(r"\d+\.thumb\.avif", name) for name in done), done
+    goes_on = "with --overwrite all are done anew" if options else "the same command goes on with the rest"
+    said = re.fullmatch(rf"faitheir: interrupted, (\d+) done; {goes_on}\.\n", errors)
+    assert said, errors
+    assert len(done) - int(said[1]) in (0, 1)  # one may be in place and not be counted yet
+    assert f"{60 - len(done)} done, {len(done)} skipped" in ok(*command)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals in the manner of Unix")
+def test_a_signal_that_is_ignored_ends_nothing(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
+    """As with nohup."""
+    for index in range(20):
+        photo(f"in/{index}.png", 300, 200)
+    command = ("downscale", tmp_path / "in", "-o", tmp_path / "out", "--model", tiny_model)
+    with started(*command, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as process:
+        wait_for_outputs(tmp_path / "out", process)
+        process.send_signal(signal.SIGHUP)
+        assert process.communicate(timeout=60) == ("20 done\n", "")
 
 
 @pytest.mark.parametrize("options", [[], ["--overwrite"]])

@@ -299,7 +299,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(recipe: Recipe, tmp
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("all_of_them", [False, True])
 def test_a_run_that_is_told_to_stop_saves_first(
     recipe: Recipe, tmp_path: Path, number: signal.Signals, all_of_them: bool

@@ -58,12 +58,16 @@ class ServerError(FaithEIRError):
     """A server refuses what was asked of it, or cannot be reached."""
 
 
-class TrainingStopped(FaithEIRError):  # noqa: N818 (not a fault: the user asked)
-    """Training was told to stop by a signal, and saved a checkpoint first; ``status`` is the exit status for it."""
+class Stopped(FaithEIRError):  # noqa: N818 (not a fault: the user asked)
+    """A signal ended what was under way; ``status`` is the exit status for it."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.status = 128 + signal
+
+
+class TrainingStopped(Stopped):
+    """Training was told to stop, and saved a checkpoint first."""
 
 
 class EvaluationError(FaithEIRError):

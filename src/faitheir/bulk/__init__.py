@@ -261,6 +261,10 @@ class _Setup:
                 write_record(self.target, self.verb, self.settings, adopted=adopt)
             try:
                 run.do(self.device)
+            except KeyboardInterrupt as error:
+                hint = " without --overwrite" if self.options.get("overwrite") else ""
+                error.add_note(f"{run.summary.done} done; the same command{hint} goes on with the rest")
+                raise
             finally:
                 manifest.flush()
         return run.summary

@@ -4,7 +4,9 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -100,7 +102,7 @@ class Cluster:
             os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
             size: dict[str, Any] = {"num_cpus": self.cpus, "object_store_memory": self.object_store}
             try:
-                ray.init("local", include_dashboard=False, **size, **quiet)
+                _init("local", include_dashboard=False, **size, **quiet)
             except Exception as error:  # Ray has no class for it
                 ray.shutdown()
                 text = f"Ray did not start on this machine ({one_line(error)[:200].rstrip('.')})"
@@ -109,7 +111,7 @@ class Cluster:
             try:
                 if named := re.fullmatch(r"(?:ray://)?(.+):(\d+)", self.ray):
                     socket.create_connection((named[1], int(named[2])), _ANSWER).close()  # Ray itself would wait long
-                ray.init(self.ray, **quiet)
+                _init(self.ray, **quiet)
             except (OSError, ValueError, RuntimeError) as error:
                 raise PlanError(f"no Ray answers at '{self.ray}' ({str(error).splitlines()[0]}).") from None
         try:
@@ -146,6 +148,14 @@ class Cluster:
     @staticmethod
     def _nodes() -> list[dict[str, float]]:
         return [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
+
+
+def _init(address: str, **options: Any) -> None:
+    """Start or join Ray, and leave a handler of SIGTERM in place that it would replace: its own ends with status 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    import_ray().init(address, **options)
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def import_ray() -> Any:

@@ -109,6 +109,8 @@ class Outcome:
     """Whether it was about one file."""
     disk_full: bool = False
     """Whether it ended early because of that."""
+    overwrites: bool = False
+    """Whether outputs that exist are made anew."""
 
 
 def find_inputs(paths: Sequence[Path], naming: Naming, *, recursive: bool) -> Iterator[list[Input] | PlanError]:
@@ -201,9 +203,21 @@ def run(
     ``prepare`` gives the work, once there is something to do. What that returns is printed for a single file, or with
     ``show_each``. A bar with the time left is shown for several where stderr is a terminal. A file that another process
     works on is left to it, and waited for at the end. Raises DeviceError and MissingDependencyError, which no file is
-    free of, and PlanError where the first group has a problem; that of a later one counts as a failure.
+    free of, and PlanError where the first group has a problem; that of a later one counts as a failure. A
+    KeyboardInterrupt gets a note of how many are done.
     """
     outcome = Outcome()
+    try:
+        _do(groups, prepare, show_each, outcome)
+    except KeyboardInterrupt as error:
+        rest = "with --overwrite all are done anew" if outcome.overwrites else "the same command goes on with the rest"
+        error.add_note(f"{outcome.done} done; {rest}")
+        raise
+    return outcome
+
+
+def _do(groups: Iterable[Group], prepare: Callable[[], Callable[[Job], str]], show_each: bool, outcome: Outcome) -> None:
+    """See `run`."""
     work: Callable[[Job], str] | None = None
     busy: list[Job] = []
     listed = _Ahead(groups)
@@ -250,16 +264,16 @@ def run(
             if group.jobs and work is None:
                 work = prepare()
             for job in group.jobs:
+                outcome.overwrites = bool(job.before)
                 if not attempt(job):
                     busy.append(job)
                 if outcome.disk_full:
-                    return outcome
+                    return
         while busy and not outcome.disk_full:
             left = [job for job in busy if not attempt(job)]
             if len(left) == len(busy):
                 time.sleep(_WAIT)
             busy = left
-    return outcome
 
 
 class _Ahead:

@@ -1,7 +1,10 @@
 """What the commands share: their options, and the group that shows errors as one line and gives the exit status."""
 
+import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -10,13 +13,47 @@ import click
 
 from faitheir.batches import RestoredFormat
 from faitheir.cli.messages import MESSAGES, printable, show_error
-from faitheir.errors import PlanError, TrainingStopped, reason
+from faitheir.errors import PlanError, Stopped, reason
 from faitheir.images import DEFAULT_MAX_PIXELS, ExifMode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 EPILOG = """Exit status: 0: everything was done; 1: something failed, and the rest was done; 2: nothing was started,
-because options, inputs or outputs are invalid or conflicting; 130: interrupted."""
+because options, inputs or outputs are invalid or conflicting; 130, 143
+and 129: interrupted by Ctrl-C, SIGTERM and SIGHUP."""
+
+
+class _Signals:
+    """SIGTERM, and SIGHUP where there is one, interrupt as Ctrl-C does. A second one has its usual effect.
+
+    Those that are ignored (as nohup has it) or handled already are left alone.
+    """
+
+    number: int = signal.SIGINT
+    """What interrupted."""
+
+    def __enter__(self) -> None:
+        """Listen, where signals can be listened to: in the main thread."""
+        self.number = signal.SIGINT
+        self._taken: list[int] = []
+        if threading.current_thread() is threading.main_thread():
+            for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")):
+                if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                    signal.signal(number, self._interrupt)
+                    self._taken.append(number)
+
+    def _interrupt(self, number: int, _: Any) -> None:
+        self.__exit__()
+        self.number = number
+        raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        """Listen no longer."""
+        while self._taken:
+            signal.signal(self._taken.pop(), signal.SIG_DFL)
+
+
+_SIGNALS = _Signals()
 
 
 class Commands(click.Group):
@@ -26,16 +63,16 @@ class Commands(click.Group):
         kwargs["standalone_mode"] = False
         with MESSAGES.attached():
             try:
-                status = super().main(*args, **kwargs)
-            except click.Abort:
-                click.echo("faitheir: interrupted.", err=True)
-                status = 130
+                with _SIGNALS:
+                    status = super().main(*args, **kwargs)
             except (click.ClickException, PlanError) as error:
                 show_error(error.format_message() if isinstance(error, click.ClickException) else str(error))
                 status = 2
-            except TrainingStopped as error:
-                click.echo(printable(f"faitheir: {error}"), err=True)
-                status = error.status
+            except (Stopped, click.Abort) as error:
+                stopped = error if isinstance(error, Stopped) else _stopped(error.__cause__)
+                with contextlib.suppress(OSError):  # SIGHUP: the terminal may be gone
+                    click.echo(printable(f"faitheir: {stopped}"), err=True)
+                status = stopped.status
             except Exception as error:
                 if os.environ.get("FAITHEIR_TRACEBACK"):  # for those who look for a fault in FaithEIR itself
                     raise
@@ -43,9 +80,21 @@ class Commands(click.Group):
                 status = 1
         sys.exit(status if isinstance(status, int) else 0)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; Stopped where it is interrupted."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _stopped(error) from None
+
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add a command, which takes --verbose as the group does."""
         super().add_command(verbose_option(cmd), name)
+
+
+def _stopped(error: BaseException | None) -> Stopped:
+    """What to say of an interruption: its notes, too."""
+    return Stopped(", ".join(["interrupted", *getattr(error, "__notes__", [])]) + ".", _SIGNALS.number)
 
 
 def _be_verbose(_: click.Context, __: click.Parameter, value: bool) -> None:

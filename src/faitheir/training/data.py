@@ -205,6 +205,7 @@ def patient_worker(_index: int) -> None:
 
     A terminal and a scheduler signal every process. SIGTERM ends this one two minutes later, if the run has not.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(120))
     torch.set_num_threads(1)

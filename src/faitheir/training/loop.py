@@ -78,7 +78,7 @@ def train(config: TrainConfig, *, resume: str | None = None, dry_run: bool = Fal
     have; a checkpoint's folder goes on from that one; None refuses a run folder that holds checkpoints.
     ``dry_run``: describe the run, take one step, write nothing.
 
-    Raises TrainingStopped after SIGTERM or SIGINT, when a checkpoint is saved; FaithEIRError subclasses.
+    Raises TrainingStopped after SIGTERM, SIGINT or SIGHUP, when a checkpoint is saved; FaithEIRError subclasses.
     """
     if dry_run:
         rehearse(config, log)
@@ -108,7 +108,7 @@ def _finished(config: TrainConfig) -> bool:
 
 
 class StopRequest:
-    """Notes a first SIGTERM or SIGINT instead of dying of it; a second one has its usual effect."""
+    """Notes a first SIGTERM, SIGINT or SIGHUP instead of dying of it; a second one has its usual effect."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -117,7 +117,10 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         """Listen, where signals can be listened to: in the main thread."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            numbers = [signal.SIGTERM, signal.SIGINT]
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+                numbers.append(signal.SIGHUP)
+            for number in numbers:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
