@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -260,6 +261,27 @@ def test_the_driver_is_killed_and_started_again(
     assert done.returncode == 0, done.stderr
     assert " skipped, exist already" in done.stdout
     assert contents(target) == whole
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_the_run(
+    number: signal.Signals, path_for_workers: Callable[..., None], tiny_model: Path, tmp_path: Path
+) -> None:
+    path_for_workers()
+    photos = photographs(tmp_path / "in", 200)
+    target = tmp_path / "out"
+    arguments = [*command("downscale", photos, target, "local", tiny_model), "--cpus", "2"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        wait_for(lambda: len(list(target.rglob("*.thumb.avif"))) > 10)
+        driver.send_signal(number)
+        out, err = driver.communicate(timeout=120)
+    assert driver.returncode == 128 + number, err
+    assert re.fullmatch(r"faitheir: interrupted, \d+ done; the same command goes on with the rest\.\n", err), (out, err)
+    assert 10 < len(contents(target)) < 200
+    assert not list(target.rglob(".faitheir-*.tmp"))
+    subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert len(contents(target)) == 200
+
 
 
 #: What Python runs when a process starts: a fault of Pillow's, which ends the process that decodes such a file.

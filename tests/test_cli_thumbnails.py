@@ -91,7 +91,7 @@ def test_the_larger_scale_where_the_smaller_does_not_fit(command: str, photo: Ph
     for scale in (16, 32):
         ok(command, path, "--scale", scale, "--bytes", 100_000, "-o", tmp_path / str(scale))
         least = refused(command, path, "--scale", scale, "--bytes", 30, "-o", tmp_path / "none")
-        sizes[scale] = int(least.split("at least ")[1].split()[0])
+        sizes[scale] = int(least.split("file found takes ")[1].split(",")[0])
     assert sizes[32] < sizes[16]
     limit = (sizes[16] + sizes[32]) // 2
     ok(command, path, "--bytes", limit, "-o", tmp_path / "out")

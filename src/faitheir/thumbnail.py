@@ -66,6 +66,8 @@ _REMEDY = "make the thumbnail again, or remove its metadata and say the scale an
 _LAYOUT = ">BBBB8s"
 _BYTES = 14
 
+#: So many of the lowest qualities are tried where the smallest file is asked for.
+_LOWEST = 8
 #: WebP's longest side.
 _MAX_WEBP = 16383
 #: What is tried for lossless WebP, method and effort: none is the smallest at every size.
@@ -260,10 +262,10 @@ class Thumbnail:
                     best = encoded
         if best is None:
             width, height = self.picture.width, self.picture.height
-            takes = "" if least is None else f" takes at least {len(least.data)} bytes as {least.format} and"
+            found = "" if least is None else f" (the smallest file found takes {len(least.data)}, as {least.format})"
             raise ThumbnailError(
-                f"the thumbnail of {width} x {height} pixels{takes} does not fit into {limit}; allow more bytes, or "
-                "use a model of a larger scale."
+                f"the thumbnail of {width} x {height} pixels does not fit into {limit} bytes{found}; allow more, or use "
+                "a model of a larger scale."
             )
         return best
 
@@ -291,7 +293,8 @@ class Thumbnail:
         qualities = _qualities(format_)
         # Bytes seldom fall where quality rises, and by little where they do: a look around what bisection finds.
         found = bisect.bisect_right(qualities, limit, key=size)
-        for quality in qualities[max(found - 2, 0) : found + 2]:
+        # Where it finds none, the lowest few: of JPEG, 4 or 5 is sometimes a byte smaller than 1.
+        for quality in qualities[found - 2 : found + 2] if found > 2 else {*qualities[:_LOWEST], *made}:
             fits = size(quality) <= limit
             yield Encoded(made[quality], format_, quality, _error(self.picture, made[quality]) if fits else np.inf)
 
