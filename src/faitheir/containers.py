@@ -174,22 +174,43 @@ def read_jpeg2000(data: bytes) -> Jpeg2000 | None:
     return Jpeg2000((width, height), (left, top), (tile_x, tile_y), components)
 
 
-def webp_first_frame(chunks: list[tuple[bytes, memoryview]]) -> tuple[int, int, int, int, bytes] | None:
-    """The first frame of an animated WebP, from its chunks: left, top, width, height, and a still WebP file of it.
+@dataclass(frozen=True)
+class WebpFrame:
+    """A frame of an animated WebP."""
 
-    None where the file is truncated.
-    """
-    content = next((content for name, content in chunks if name == b"ANMF"), None)
-    if content is None or len(content) < 16:
+    left: int
+    top: int
+    width: int
+    height: int
+    blends: bool
+    """Whether it is laid on what was there before it, and does not replace it."""
+    clears: bool
+    """Whether its place is transparent afterwards."""
+    parts: dict[bytes, memoryview]
+    """Its chunks."""
+
+    def still(self) -> bytes:
+        """A file of it alone."""
+        size = (self.width - 1).to_bytes(3, "little") + (self.height - 1).to_bytes(3, "little")
+        extended = bytes([_ALPHA if b"ALPH" in self.parts else 0, 0, 0, 0]) + size
+        return _webp({b"VP8X": memoryview(extended), **self.parts}.items())
+
+
+def webp_frames(chunks: list[tuple[bytes, memoryview]]) -> list[WebpFrame | None]:
+    """The frames of an animated WebP, from its chunks; None for one that is not whole."""
+    return [_webp_frame(content) for name, content in chunks if name == b"ANMF"]
+
+
+def _webp_frame(content: memoryview) -> WebpFrame | None:
+    if len(content) < 16:
         return None
     left, top, width, height = (int.from_bytes(content[at : at + 3], "little") for at in (0, 3, 6, 9))
     parts = {name: part for name, part in _riff_chunks(content[16:]) if name in _PICTURE}
     name = next((name for name in (b"VP8 ", b"VP8L") if name in parts), b"")
     if not name or webp_size(name, parts[name])[:2] != (width + 1, height + 1):
         return None
-    extended = bytes([_ALPHA if b"ALPH" in parts else 0, 0, 0, 0]) + bytes(content[6:12])
-    parts = {b"VP8X": memoryview(extended)} | dict(sorted(parts.items()))
-    return 2 * left, 2 * top, width + 1, height + 1, _webp(parts.items())
+    blends, clears = not content[15] & 2, bool(content[15] & 1)
+    return WebpFrame(2 * left, 2 * top, width + 1, height + 1, blends, clears, dict(sorted(parts.items())))
 
 
 #: Chunks that a picture of WebP consists of.

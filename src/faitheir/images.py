@@ -6,7 +6,7 @@ Everything else in the package sees a `Picture`: upright, sRGB, eight bits.
 import io
 import logging
 import warnings
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -512,7 +512,7 @@ def _open(
             native.quiet_libtiff()
         image = _deep_tiff(file, name, frame)
         file.seek(0)
-    if reader == "WEBP" and not frame and native.webp_decoder():
+    if reader == "WEBP" and native.webp_decoder():
         factory = _Webp
     elif reader == "AVIF" and native.avif_decoder():
         factory = _Avif
@@ -595,9 +595,10 @@ class _Direct(ImageFile.ImageFile):
 
 
 class _Webp(_Direct):
-    """A WebP, and of an animation its first frame: Pillow's reader is that of animations, and holds four copies."""
+    """A WebP, animated or not: Pillow's reader is that of animations, and holds four copies."""
 
     format = "WEBP"
+    _frame = 0
 
     def _open(self) -> None:
         assert self.fp is not None
@@ -612,20 +613,57 @@ class _Webp(_Direct):
             if flags & flag and name in (found := dict(reversed(self.chunks))):
                 self.info[key] = bytes(found[name])
 
+    def seek(self, frame: int) -> None:
+        """Have `load` give this frame."""
+        self._frame = frame
+
     def load(self, *_: Any) -> Any:
         """Decode with libwebp, and become the image."""
         decode, pixels = native.webp_decoder(), self._room()
         assert decode is not None
-        left, top, width, height, data = 0, 0, self.width, self.height, self.data
-        if dict(self.chunks).get(b"ANMF"):
-            frame = containers.webp_first_frame(self.chunks)
+        frames = containers.webp_frames(self.chunks)[: self._frame + 1]
+        if not frames:
+            decode(self.data, pixels)
+        begun = False
+        for number in range(self._first_needed(frames), len(frames)):
+            frame = frames[number]
             if frame is None:
-                raise OSError("its first frame is not whole")
-            left, top, width, height, data = frame
-        if left + width > self.width or top + height > self.height:
-            raise OSError("its first frame is larger than the picture")
-        decode(data, pixels[top : top + height, left : left + width])
+                raise OSError(f"its frame {number} is not whole")
+            into = pixels[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width]
+            if into.shape[:2] != (frame.height, frame.width):
+                raise OSError(f"its frame {number} is larger than the picture")
+            if begun and frame.blends and self.mode == "RGBA":
+                self._lay(frame.still(), into)
+            else:
+                decode(frame.still(), into)
+            if frame.clears and number < self._frame:
+                into[:] = 0
+            begun = True
         return self._become(pixels)
+
+    def _first_needed(self, frames: Sequence[containers.WebpFrame | None]) -> int:
+        """The last frame that shows nothing of those before it."""
+        whole = [frame is not None and (frame.width, frame.height) == self.size for frame in frames]
+        for number in range(len(frames) - 1, 0, -1):
+            frame, before = frames[number], frames[number - 1]
+            replaces = frame is not None and whole[number] and not (frame.blends and self.mode == "RGBA")
+            if replaces or (before is not None and whole[number - 1] and before.clears):
+                return number
+        return 0
+
+    @staticmethod
+    def _lay(data: bytes, into: UInt8Array) -> None:
+        """Lay a frame on the pixels before it, in strips: libwebp decodes all rows above a strip once more."""
+        decode, height = native.webp_decoder(), len(into)
+        assert decode is not None
+        step = 2 * -(-height // (2 * _LAID_STRIPS))
+        for top in range(0, height, step):
+            # With rows that chroma is interpolated from above and below.
+            first, last = max(0, top - 2), min(top + step + 2, height)
+            strip = np.empty((last - first, *into.shape[1:]), np.uint8)
+            decode(data, strip, first)
+            below, above = (Image.fromarray(x) for x in (into[top : top + step], strip[top - first :][:step]))
+            into[top : top + step] = np.asarray(Image.alpha_composite(below, above))
 
 
 class _Avif(_Direct, AvifImagePlugin.AvifImageFile):
@@ -670,6 +708,8 @@ class _Jpeg2000(_Direct, Jpeg2KImagePlugin.Jpeg2KImageFile):
         return super().load()
 
 
+#: Strips in which a frame is laid on another: 1 byte per pixel for all that is held of one.
+_LAID_STRIPS = 8
 #: A flag of VP8X, the chunk that it announces, and what Pillow calls it.
 _WEBP_METADATA = ((0x20, b"ICCP", "icc_profile"), (0x08, b"EXIF", "exif"), (0x04, b"XMP ", "xmp"))
 

@@ -32,24 +32,60 @@ def quiet_libtiff() -> None:
         function(None)
 
 
+class _WebpConfig(ctypes.Structure):
+    """libwebp's WebPDecoderConfig."""
+
+    _fields_ = (
+        ("_input", c_int * 10),
+        ("colours", c_int),
+        ("size", c_int * 2),
+        ("external", c_int),
+        ("pixels", c_void_p),
+        ("row_bytes", c_int),
+        ("bytes", c_size_t),
+        ("_planes", c_size_t * 7),
+        ("_output", c_uint32 * 4),
+        ("_memory", c_void_p),
+        *((name, c_int) for name in ("no_filter", "no_upsampling", "crop", "left", "top", "width", "height")),
+        ("_options", c_int * 64),
+    )
+
+
 @cache
-def webp_decoder() -> Callable[[bytes, UInt8Array], None] | None:
-    """What decodes a still WebP into C-contiguous rows (H, W, 3 or 4) of a larger picture."""
+def webp_decoder() -> Callable[..., None] | None:
+    """What decodes a still WebP into C-contiguous rows (H, W, 3 or 4) of a larger picture, and of it all or some rows.
+
+    It is called with the file, the rows, and where only some of its rows are wanted, the number of the first of these.
+    """
     try:
         from PIL import _webp
     except ImportError:
         return None
-    signature = ([c_char_p, c_size_t, c_void_p, c_size_t, c_int], c_void_p)
-    found = _functions(_webp, {"WebPDecodeRGBInto": signature, "WebPDecodeRGBAInto": signature})
-    if found is None:
+    config = POINTER(_WebpConfig)
+    found = _functions(
+        _webp,
+        {
+            "WebPInitDecoderConfigInternal": ([config, c_int], c_int),
+            "WebPDecode": ([c_char_p, c_size_t, config], c_int),
+        },
+    )
+    if found is None or not found["WebPInitDecoderConfigInternal"](_WebpConfig(), 0x0200):
         return None
 
-    def decode(data: bytes, into: UInt8Array) -> None:
+    def decode(data: bytes, into: UInt8Array, first: int | None = None) -> None:
         height, width, channels = into.shape
-        function = found["WebPDecodeRGBInto" if channels == 3 else "WebPDecodeRGBAInto"]
-        size = (height - 1) * into.strides[0] + width * channels
-        if not function(data, len(data), into.ctypes.data, size, into.strides[0]):
-            raise OSError("libwebp cannot decode it")
+        config = _WebpConfig()
+        found["WebPInitDecoderConfigInternal"](config, 0x0200)
+        config.colours, config.external = channels - 3, 1
+        config.pixels, config.row_bytes = into.ctypes.data, into.strides[0]
+        config.bytes = (height - 1) * into.strides[0] + width * channels
+        if first is not None:
+            config.crop, config.top, config.width, config.height = 1, first, width, height
+        result = found["WebPDecode"](data, len(data), config)
+        if result == 1:  # VP8_STATUS_OUT_OF_MEMORY
+            raise MemoryError
+        if result:
+            raise OSError(f"libwebp cannot decode it ({result})")
 
     return decode
 
