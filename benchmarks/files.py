@@ -1,9 +1,10 @@
 """What reading and writing files costs: the peak of memory of decoding 100 megapixels, and the time of fsync.
 
-    python benchmarks/files.py memory [FOLDER]
+    python benchmarks/files.py memory [FOLDER [WORD]]
     python benchmarks/files.py fsync [FOLDER]
 
-Prints a table in Markdown. The pictures are made here, in FOLDER (by default a temporary one); Linux only.
+Prints a table in Markdown. The pictures are made here, in FOLDER (by default a temporary one); with WORD, only those
+whose names have it in them. Linux only.
 """
 
 import json
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image, ImageChops, ImageCms
 
-from faitheir.images import Picture, encode_picture
+from faitheir.images import Picture, encode_picture, frame_count
 from faitheir.storage import write_atomic
 
 WIDTH, HEIGHT = 12_500, 8_000
@@ -35,15 +37,15 @@ def mark(name):
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
 
 before, start = mark("VmRSS"), time.perf_counter()
-picture = read_picture(sys.argv[1])
+picture = read_picture(sys.argv[1], frame=int(sys.argv[2]))
 seconds, pixels = time.perf_counter() - start, picture.width * picture.height
 size = picture.rgb.nbytes + (0 if picture.alpha is None else picture.alpha.nbytes)
 print(json.dumps({"picture": size / pixels, "over": (mark("VmHWM") - before - size) / pixels, "seconds": seconds}))
 """
 
 
-def kinds(folder: Path) -> dict[str, Path]:
-    """Pictures of every kind, 12,500 x 8,000 and smooth."""
+def kinds(folder: Path, word: str = "") -> dict[str, Path]:
+    """Pictures of every kind whose name has a word in it, 12,500 x 8,000 and smooth."""
     levels = np.arange(WIDTH, dtype=np.uint16)[None] * 4 + np.arange(HEIGHT, dtype=np.uint16)[:, None]
     grey = Image.fromarray((levels >> 8).astype(np.uint8))
     rgb = Image.merge("RGB", [grey] * 3)
@@ -52,9 +54,19 @@ def kinds(folder: Path) -> dict[str, Path]:
     made: dict[str, Path] = {}
 
     def save(name: str, image: Image.Image, suffix: str, **options: Any) -> None:
+        if path := place(name, suffix):
+            image.save(path, **options)
+
+    def place(name: str, suffix: str) -> Path | None:
+        """Where it is to be made, if it is."""
+        if word not in name:
+            return None
         made[name] = folder / f"{name.replace(' ', '_')}.{suffix}"
-        if not made[name].exists():
-            image.save(made[name], **options)
+        return None if made[name].exists() else made[name]
+
+    def save_deep(name: str, values: Any, chroma: str) -> None:
+        if path := place(name, "avif"):
+            path.write_bytes(imagecodecs.avif_encode(values, level=60, speed=10, bitspersample=10, pixelformat=chroma))
 
     save("RGB JPEG", rgb, "jpg")
     save("progressive JPEG", rgb, "jpg", progressive=True)
@@ -77,11 +89,18 @@ def kinds(folder: Path) -> dict[str, Path]:
     save("AVIF", rgb, "avif", quality=50, speed=10)
     save("AVIF 4:4:4", rgb, "avif", quality=50, speed=10, subsampling="4:4:4")
     save("AVIF with alpha", Image.merge("RGBA", [grey] * 4), "avif", quality=50, speed=10)
+    save("AVIF 4:4:4 with alpha", Image.merge("RGBA", [grey] * 4), "avif", quality=50, speed=10, subsampling="4:4:4")
+    ten = np.stack([levels >> 6] * 4, axis=2)
+    save_deep("10-bit AVIF", ten[..., :3], "420")
+    save_deep("10-bit AVIF with alpha", ten, "420")
+    save_deep("10-bit AVIF 4:4:4", ten[..., :3], "444")
+    save_deep("10-bit AVIF 4:4:4 with alpha", ten, "444")
     save("JPEG 2000", rgb, "jp2", quality_mode="rates", quality_layers=[20])
-    made["float RGB TIFF"] = folder / "float_RGB.tiff"
-    if not made["float RGB TIFF"].exists():
+    save("JPEG 2000 sYCC", rgb.convert("YCbCr"), "jp2", quality_mode="rates", quality_layers=[100])
+    save("JPEG 2000 CMYK", Image.merge("CMYK", [grey] * 4), "jp2", quality_mode="rates", quality_layers=[100])
+    if path := place("float RGB TIFF", "tiff"):
         values = np.repeat((levels / np.float32(65535))[..., None], 3, axis=2)
-        tifffile.imwrite(made["float RGB TIFF"], values, photometric="rgb", rowsperstrip=64)
+        tifffile.imwrite(path, values, photometric="rgb", rowsperstrip=64)
     return made
 
 
@@ -91,11 +110,14 @@ def swapped_profile() -> bytes:
     return data.replace(b"rXYZ", b"tmp.", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"tmp.", b"gXYZ", 1)
 
 
-def memory(folder: Path) -> None:
-    """One process per picture."""
+def memory(folder: Path, word: str = "") -> None:
+    """One process per picture, and for the last frame of an animation."""
     print("| 100 megapixels | picture, bytes/pixel | peak above it, bytes/pixel | seconds |\n|---|---|---|---|")
-    for name, path in kinds(folder).items():
-        run = subprocess.run([sys.executable, "-c", DECODE, path], capture_output=True, text=True, check=True)
+    for name, path in kinds(folder, word).items():
+        last = frame_count(path) - 1
+        run = subprocess.run(
+            [sys.executable, "-c", DECODE, path, str(last)], capture_output=True, text=True, check=True
+        )
         values = json.loads(run.stdout)
         print(f"| {name} | {values['picture']:.0f} | {values['over']:.1f} | {values['seconds']:.1f} |", flush=True)
 
@@ -121,7 +143,7 @@ def fsync(folder: Path, count: int = 300) -> None:
 if __name__ == "__main__":
     what = {"memory": memory, "fsync": fsync}[sys.argv[1]]
     if len(sys.argv) > 2:
-        what(Path(sys.argv[2]))
+        what(Path(sys.argv[2]), *sys.argv[3:])
     else:
         with tempfile.TemporaryDirectory() as temporary:
             what(Path(temporary))

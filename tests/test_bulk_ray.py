@@ -262,6 +262,7 @@ def test_the_driver_is_killed_and_started_again(
     assert " skipped, exist already" in done.stdout
     assert contents(target) == whole
 
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_the_run(
@@ -281,7 +282,6 @@ def test_a_signal_ends_the_run(
     assert not list(target.rglob(".faitheir-*.tmp"))
     subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert len(contents(target)) == 200
-
 
 
 #: What Python runs when a process starts: a fault of Pillow's, which ends the process that decodes such a file.

@@ -244,6 +244,16 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
         at += 2 + length
 
 
+def avif_colours(data: bytes) -> Iterator[tuple[bool, bool]]:
+    """Of each part of an AVIF (colours, alpha, cells of a grid), as its av1C says: more than 8 bits, more than 4:2:0."""
+    at = data.find(b"av1C")
+    while 0 <= at < len(data) - 6:
+        flags = data[at + 6]
+        monochrome, subsampled = flags & 0x10, flags & 0x0C == 0x0C
+        yield bool(flags & 0x40), not (monochrome or subsampled)
+        at = data.find(b"av1C", at + 4)
+
+
 def _avif_boxes(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     view, at = memoryview(data), 0
     while at + 8 <= len(data):

@@ -46,6 +46,9 @@ _ALWAYS_ALLOWED_PIXELS = 4_000_000
 #: How far outside 0..1 a floating-point pixel may lie to be clipped: sharpening and resampling overshoot by as much.
 _OVERSHOOT = 0.1
 _ROUNDING = 0.5 / 255
+#: Bytes that decoding takes at most for each pixel that a limit on pixels allows, besides the picture: pixels of what
+#: takes more count more.
+_MEMORY = 5.0
 #: Pixels converted at a time, so that no intermediate picture is ever whole.
 _STRIP = 1 << 18
 
@@ -219,8 +222,9 @@ def load_image(
 ) -> Image.Image:
     """One frame as Pillow decodes it, for `picture_from_pil` while `file` is still open.
 
-    The size is checked from the header before pixels are allocated: against ``max_pixels``, and against
-    ``pixels_per_byte`` times the file's length where that is given (see `UNTRUSTED_PIXELS_PER_BYTE`). ``name`` is what
+    The size is checked from the header before pixels are allocated: against ``max_pixels`` (pixels of kinds that take
+    more memory count more), and against ``pixels_per_byte`` times the file's length where that is given (see
+    `UNTRUSTED_PIXELS_PER_BYTE`). ``name`` is what
     errors call the file. ``frame`` counts from 0; without it the first is taken, with a PictureWarning where there are
     more. ``enough`` maps its (width, height) to one that would do: a JPEG is decoded at 1/2, 1/4 or 1/8 if that is not
     below it.
@@ -524,26 +528,34 @@ def _open(
         image.name = name
     if cicp is not None:
         image.info["cicp"] = cicp
+    memory = image.memory if isinstance(image, _Direct) else _PILLOW_MEMORY.get(reader, 0.0)
+    weight = max(1.0, memory / _MEMORY)
     if max_pixels is not None:  # before the frame is looked for: to get there, Pillow decodes those before it
-        _check_size(image.size, name, file, max_pixels, pixels_per_byte)
+        _check_size(image.size, name, file, max_pixels, pixels_per_byte, weight)
     if frame and not isinstance(image, _DeepTiff):
         if not 0 <= frame < _frames(image):
             raise ImageError(f"{name} has no frame {frame}; its frames are 0 to {_frames(image) - 1}.")
         image.seek(frame)
         if max_pixels is not None:  # pages have sizes of their own
-            _check_size(image.size, name, file, max_pixels, pixels_per_byte)
+            _check_size(image.size, name, file, max_pixels, pixels_per_byte, weight)
     return image
 
 
 def _check_size(
-    size: tuple[int, int], name: str, file: BinaryIO, max_pixels: int, pixels_per_byte: float | None = None
+    size: tuple[int, int],
+    name: str,
+    file: BinaryIO,
+    max_pixels: int,
+    pixels_per_byte: float | None = None,
+    weight: float = 1.0,
 ) -> None:
     width, height = size
     if not (isinstance(width, int) and isinstance(height, int)):  # a TIFF may store fractions
         raise ValueError("its size is no whole number")
-    if width * height > max_pixels:
+    if width * height * weight > max_pixels:
+        counted = f", which count {weight:g} times for the memory that their kind takes" if weight > 1 else ""
         raise ImageError(
-            f"{name} says it is {width} x {height} pixels, above the limit of {max_pixels} pixels; "
+            f"{name} says it is {width} x {height} pixels{counted}, above the limit of {max_pixels} pixels; "
             "reduce it or raise the limit."
         )
     if pixels_per_byte is not None and width * height > _ALWAYS_ALLOWED_PIXELS:
@@ -581,6 +593,9 @@ def _cicp(file: BinaryIO) -> bytes | None:
 
 class _Direct(ImageFile.ImageFile):
     """A picture whose decoder in C is called at once, without the copies that Pillow's reader makes."""
+
+    memory = 0.0
+    """Bytes per pixel that decoding takes above the picture, where they are more than `_MEMORY`."""
 
     def _become(self, pixels: UInt8Array) -> Any:
         """Be the image of pixels (H, W, C) from now on."""
@@ -657,13 +672,17 @@ class _Webp(_Direct):
         decode, height = native.webp_decoder(), len(into)
         assert decode is not None
         step = 2 * -(-height // (2 * _LAID_STRIPS))
-        for top in range(0, height, step):
+
+        def lay(top: int) -> None:
             # With rows that chroma is interpolated from above and below.
             first, last = max(0, top - 2), min(top + step + 2, height)
             strip = np.empty((last - first, *into.shape[1:]), np.uint8)
             decode(data, strip, first)
             below, above = (Image.fromarray(x) for x in (into[top : top + step], strip[top - first :][:step]))
             into[top : top + step] = np.asarray(Image.alpha_composite(below, above))
+
+        for top in range(0, height, step):
+            lay(top)
 
 
 class _Avif(_Direct, AvifImagePlugin.AvifImageFile):
@@ -674,6 +693,11 @@ class _Avif(_Direct, AvifImagePlugin.AvifImageFile):
         self.data = self.fp.read()
         self.fp.seek(0)
         super()._open()
+        colours, alpha = list(containers.avif_colours(self.data)), self.mode == "RGBA"
+        if any(deep and (full or alpha) for deep, full in colours):
+            self.memory = 10.0
+        elif alpha and any(full for _, full in colours):
+            self.memory = 6.0
 
     def load(self, *_: Any) -> Any:
         """Decode with libavif, and become the image; grey, which takes little, as Pillow does."""
@@ -690,24 +714,40 @@ class _Jpeg2000(_Direct, Jpeg2KImagePlugin.Jpeg2KImageFile):
 
     name = "it"
 
+    def _open(self) -> None:
+        super()._open()
+        assert self.fp is not None
+        start = self.fp.tell()
+        self.fp.seek(0)
+        self.data = self.fp.read()
+        self.fp.seek(start)
+        self.header = containers.read_jpeg2000(self.data)
+        if not self._plain:
+            self.memory = _PILLOW_MEMORY["JPEG2000"]
+
+    @property
+    def _plain(self) -> bool:
+        known = self.header is not None and self.mode in ("L", "LA", "RGB", "RGBA", "CMYK")
+        return known and self.header.is_plain(*self.size, len(self.mode))
+
     def load(self, *_: Any) -> Any:
         """Decode with OpenJPEG in strips, and become the image; what is not plain, as Pillow does."""
-        if self.tile and self.mode in ("L", "LA", "RGB", "RGBA"):
-            assert self.fp is not None
-            self.fp.seek(0)
-            data, decode = self.fp.read(), native.jpeg2000_decoder()
+        if not self.tile:
+            return super().load()
+        if self._plain:
+            decode = native.jpeg2000_decoder()
             assert decode is not None
-            header = containers.read_jpeg2000(data)
-            if header is not None and header.is_plain(*self.size, len(self.mode)):
-                one = header.tile[0] >= self.width and header.tile[1] >= self.height
-                if decode(data, one, pixels := self._room()):
-                    return self._become(pixels)
-            if header is not None and header.deep:
-                text = "a JPEG 2000 of this kind with more than 8 bits is not supported; convert it to 8 bits."
-                raise ImageError(f"{self.name}: {text}")
+            one = self.header.tile[0] >= self.width and self.header.tile[1] >= self.height
+            if decode(self.data, self.mode, one, pixels := self._room()):
+                return self._become(pixels)
+        if self._plain or (self.header is not None and self.header.deep):
+            text = "a JPEG 2000 of these colours, or of this kind with more than 8 bits, is not supported"
+            raise ImageError(f"{self.name}: {text}; convert it to sRGB in 8 bits.")
         return super().load()
 
 
+#: Bytes per pixel that Pillow's readers take above the picture, where they are the ones to read it.
+_PILLOW_MEMORY = {"WEBP": 12.0, "AVIF": 12.0, "JPEG2000": 16.0}
 #: Strips in which a frame is laid on another: 1 byte per pixel for all that is held of one.
 _LAID_STRIPS = 8
 #: A flag of VP8X, the chunk that it announces, and what Pillow calls it.

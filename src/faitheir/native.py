@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import _imaging
+from PIL import Image, _imaging
 
 UInt8Array = NDArray[np.uint8]
 
@@ -213,15 +213,16 @@ class _Jpeg2000(ctypes.Structure):
 _READ = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_size_t, c_void_p)
 _SKIP = ctypes.CFUNCTYPE(c_int64, c_int64, c_void_p)
 _SEEK = ctypes.CFUNCTYPE(c_int, c_int64, c_void_p)
-#: OpenJPEG's colour spaces that are taken as they are: unknown, unspecified, sRGB, grey.
-_AS_THEY_ARE = (-1, 0, 1, 2)
+#: OpenJPEG's colour spaces: unknown, unspecified, sRGB, grey, which are taken as they are, as is CMYK; and sYCC.
+_AS_THEY_ARE, _SYCC, _CMYK = (-1, 0, 1, 2), 3, 5
 
 
 @cache
-def jpeg2000_decoder() -> Callable[[bytes, bool, UInt8Array], bool] | None:
+def jpeg2000_decoder() -> Callable[[bytes, str, bool, UInt8Array], bool] | None:
     """What decodes a JPEG 2000 of one tile, or not, and unreduced components into a picture (H, W, 1 to 4), in strips.
 
-    It gives False where the colours need to be converted. More than 8 bits are rounded.
+    It is called with the file and Pillow's mode of the picture, and gives False for colours that it cannot convert to
+    that. More than 8 bits are rounded.
     """
     image, void = POINTER(_Jpeg2000), c_void_p
     found = _functions(
@@ -246,14 +247,15 @@ def jpeg2000_decoder() -> Callable[[bytes, bool, UInt8Array], bool] | None:
     if found is None:
         return None
 
-    def decode(data: bytes, one_tile: bool, into: UInt8Array) -> bool:
-        height = len(into)
-        step = -(-height // _STRIPS)
+    def decode(data: bytes, mode: str, one_tile: bool, into: UInt8Array) -> bool:
+        height, _, channels = into.shape
+        step = -(-height // (_STRIPS if channels < 4 else 2 * _STRIPS))
         strips = [slice(top, min(top + step, height)) for top in range(0, height, step)]
         # OpenJPEG can go on with another part of a tile, but not of several.
         for some in [strips] if one_tile else ([strip] for strip in strips):
             with _opened(found, data) as (codec, stream, image):
-                if image.contents.colours not in _AS_THEY_ARE:
+                colours = image.contents.colours
+                if colours not in {"CMYK": (_CMYK,), "RGB": (*_AS_THEY_ARE, _SYCC)}.get(mode, _AS_THEY_ARE):
                     return False
                 for strip in some:
                     area = (0, strip.start, into.shape[1], strip.stop)
@@ -262,6 +264,8 @@ def jpeg2000_decoder() -> Callable[[bytes, bool, UInt8Array], bool] | None:
                     if not found["opj_decode"](codec, stream, image):
                         raise OSError("OpenJPEG cannot decode it")
                     copy(image.contents, into[strip])
+                    if colours == _SYCC:
+                        into[strip] = np.asarray(Image.fromarray(into[strip], "YCbCr").convert("RGB"))
         return True
 
     def copy(image: _Jpeg2000, into: UInt8Array) -> None:

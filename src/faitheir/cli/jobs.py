@@ -216,7 +216,9 @@ def run(
     return outcome
 
 
-def _do(groups: Iterable[Group], prepare: Callable[[], Callable[[Job], str]], show_each: bool, outcome: Outcome) -> None:
+def _do(
+    groups: Iterable[Group], prepare: Callable[[], Callable[[Job], str]], show_each: bool, outcome: Outcome
+) -> None:
     """See `run`."""
     work: Callable[[Job], str] | None = None
     busy: list[Job] = []
