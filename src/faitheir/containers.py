@@ -245,7 +245,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
 
 
 def avif_colours(data: bytes) -> Iterator[tuple[bool, bool]]:
-    """Of each part of an AVIF (colours, alpha, cells of a grid), as its av1C says: more than 8 bits, more than 4:2:0."""
+    """Of each part of an AVIF, as its av1C says: whether it has more than 8 bits, and whether it has all its chroma."""
     at = data.find(b"av1C")
     while 0 <= at < len(data) - 6:
         flags = data[at + 6]

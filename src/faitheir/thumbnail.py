@@ -264,8 +264,8 @@ class Thumbnail:
             width, height = self.picture.width, self.picture.height
             found = "" if least is None else f" (the smallest file found takes {len(least.data)}, as {least.format})"
             raise ThumbnailError(
-                f"the thumbnail of {width} x {height} pixels does not fit into {limit} bytes{found}; allow more, or use "
-                "a model of a larger scale."
+                f"the thumbnail of {width} x {height} pixels does not fit into {limit} bytes{found}; allow more, or "
+                "use a model of a larger scale."
             )
         return best
 
