@@ -141,7 +141,8 @@ def fsync(folder: Path, count: int = 300) -> None:
 
 
 if __name__ == "__main__":
-    what = {"memory": memory, "fsync": fsync}[sys.argv[1]]
+    whats: dict[str, Callable[..., None]] = {"memory": memory, "fsync": fsync}
+    what = whats[sys.argv[1]]
     if len(sys.argv) > 2:
         what(Path(sys.argv[2]), *sys.argv[3:])
     else:

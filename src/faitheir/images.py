@@ -722,25 +722,27 @@ class _Jpeg2000(_Direct, Jpeg2KImagePlugin.Jpeg2KImageFile):
         self.data = self.fp.read()
         self.fp.seek(start)
         self.header = containers.read_jpeg2000(self.data)
-        if not self._plain:
+        if self._plain is None:
             self.memory = _PILLOW_MEMORY["JPEG2000"]
 
     @property
-    def _plain(self) -> bool:
-        known = self.header is not None and self.mode in ("L", "LA", "RGB", "RGBA", "CMYK")
-        return known and self.header.is_plain(*self.size, len(self.mode))
+    def _plain(self) -> containers.Jpeg2000 | None:
+        """The header of one that is decoded here."""
+        header, known = self.header, self.mode in ("L", "LA", "RGB", "RGBA", "CMYK")
+        return header if header is not None and known and header.is_plain(*self.size, len(self.mode)) else None
 
     def load(self, *_: Any) -> Any:
         """Decode with OpenJPEG in strips, and become the image; what is not plain, as Pillow does."""
         if not self.tile:
             return super().load()
-        if self._plain:
+        plain = self._plain
+        if plain is not None:
             decode = native.jpeg2000_decoder()
             assert decode is not None
-            one = self.header.tile[0] >= self.width and self.header.tile[1] >= self.height
+            one = plain.tile[0] >= self.width and plain.tile[1] >= self.height
             if decode(self.data, self.mode, one, pixels := self._room()):
                 return self._become(pixels)
-        if self._plain or (self.header is not None and self.header.deep):
+        if plain is not None or (self.header is not None and self.header.deep):
             text = "a JPEG 2000 of these colours, or of this kind with more than 8 bits, is not supported"
             raise ImageError(f"{self.name}: {text}; convert it to sRGB in 8 bits.")
         return super().load()
