@@ -740,12 +740,16 @@ class _Jpeg2000(_Direct, Jpeg2KImagePlugin.Jpeg2KImageFile):
             decode = native.jpeg2000_decoder()
             assert decode is not None
             one = plain.tile[0] >= self.width and plain.tile[1] >= self.height
-            if decode(self.data, self.mode, one, pixels := self._room()):
+            if decode(self.data, self.mode, one, pixels := self._room(), _rgb_of_ycc):
                 return self._become(pixels)
         if plain is not None or (self.header is not None and self.header.deep):
             text = "a JPEG 2000 of these colours, or of this kind with more than 8 bits, is not supported"
             raise ImageError(f"{self.name}: {text}; convert it to sRGB in 8 bits.")
         return super().load()
+
+
+def _rgb_of_ycc(strip: UInt8Array) -> UInt8Array:
+    return np.asarray(Image.frombuffer("YCbCr", strip.shape[1::-1], strip, "raw", "YCbCr", 0, 1).convert("RGB"))
 
 
 #: Bytes per pixel that Pillow's readers take above the picture, where they are the ones to read it.

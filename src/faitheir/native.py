@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, _imaging
+from PIL import _imaging
 
 UInt8Array = NDArray[np.uint8]
 
@@ -218,11 +218,11 @@ _AS_THEY_ARE, _SYCC, _CMYK = (-1, 0, 1, 2), 3, 5
 
 
 @cache
-def jpeg2000_decoder() -> Callable[[bytes, str, bool, UInt8Array], bool] | None:
+def jpeg2000_decoder() -> Callable[..., bool] | None:
     """What decodes a JPEG 2000 of one tile, or not, and unreduced components into a picture (H, W, 1 to 4), in strips.
 
-    It is called with the file and Pillow's mode of the picture, and gives False for colours that it cannot convert to
-    that. More than 8 bits are rounded.
+    It is called with the file, Pillow's mode of the picture, and what converts strips of sYCC to RGB. It gives False for
+    colours of other kinds. More than 8 bits are rounded.
     """
     image, void = POINTER(_Jpeg2000), c_void_p
     found = _functions(
@@ -247,7 +247,9 @@ def jpeg2000_decoder() -> Callable[[bytes, str, bool, UInt8Array], bool] | None:
     if found is None:
         return None
 
-    def decode(data: bytes, mode: str, one_tile: bool, into: UInt8Array) -> bool:
+    def decode(
+        data: bytes, mode: str, one_tile: bool, into: UInt8Array, to_rgb: Callable[[UInt8Array], UInt8Array]
+    ) -> bool:
         height, _, channels = into.shape
         step = -(-height // (_STRIPS if channels < 4 else 2 * _STRIPS))
         strips = [slice(top, min(top + step, height)) for top in range(0, height, step)]
@@ -265,7 +267,7 @@ def jpeg2000_decoder() -> Callable[[bytes, str, bool, UInt8Array], bool] | None:
                         raise OSError("OpenJPEG cannot decode it")
                     copy(image.contents, into[strip])
                     if colours == _SYCC:
-                        into[strip] = np.asarray(Image.fromarray(into[strip], "YCbCr").convert("RGB"))
+                        into[strip] = to_rgb(into[strip])
         return True
 
     def copy(image: _Jpeg2000, into: UInt8Array) -> None:
