@@ -221,7 +221,7 @@ _AS_THEY_ARE, _SYCC, _CMYK = (-1, 0, 1, 2), 3, 5
 def jpeg2000_decoder() -> Callable[..., bool] | None:
     """What decodes a JPEG 2000 of one tile, or not, and unreduced components into a picture (H, W, 1 to 4), in strips.
 
-    It is called with the file, Pillow's mode of the picture, and what converts strips of sYCC to RGB. It gives False for
+    It is called with the file, Pillow's mode of the picture, and what converts strips of sYCC. It gives False for
     colours of other kinds. More than 8 bits are rounded.
     """
     image, void = POINTER(_Jpeg2000), c_void_p
