@@ -63,6 +63,8 @@ def pictures() -> dict[str, bytes]:
     add("webp", rgb, "WEBP", **tagged)
     add("webp-lossless", rgba, "WEBP", lossless=True)
     add("webp-animated", rgb, "WEBP", **several)
+    translucent = {"save_all": True, "append_images": [rgba.transpose(Image.Transpose.ROTATE_180)]}
+    add("webp-animated-alpha", rgba, "WEBP", lossless=True, **translucent)
     add("gif", palette, "GIF", transparency=2)
     add("gif-animated", rgb, "GIF", **several)
     add("bmp", rgb, "BMP")
@@ -82,10 +84,12 @@ def pictures() -> dict[str, bytes]:
         add("jp2", rgb, "JPEG2000")
         add("jp2-tiles", rgb, "JPEG2000", tile_size=(16, 16), irreversible=True)
         add("j2k-rgba", rgba, "JPEG2000", no_jp2=True)
+        add("jp2-ycc", rgb.convert("YCbCr"), "JPEG2000")
+        add("jp2-cmyk", rgb.convert("CMYK"), "JPEG2000", tile_size=(16, 16))
     if _has_avif():
         add("avif", rgba, "AVIF", exif=exif)
         add("avif-rgb", rgb, "AVIF", **tagged)
-    return made | _rare_tiffs(levels)
+    return made | _rare_tiffs(levels) | _deep_avif(levels)
 
 
 def _rare_tiffs(levels: np.ndarray) -> dict[str, bytes]:
@@ -106,6 +110,16 @@ def _rare_tiffs(levels: np.ndarray) -> dict[str, bytes]:
         tifffile.imwrite(buffer, values, photometric="rgb", **options)
         made[f"tiff-{name}"] = buffer.getvalue()
     return made
+
+
+def _deep_avif(levels: np.ndarray) -> dict[str, bytes]:
+    """One of 10 bits, where imagecodecs is there to write it."""
+    try:
+        import imagecodecs
+    except ImportError:
+        return {}
+    ten = levels.astype(np.uint16) * 4
+    return {"avif-10": imagecodecs.avif_encode(ten, level=80, bitspersample=10, pixelformat="444")}
 
 
 def thumbnails() -> dict[str, bytes]:
