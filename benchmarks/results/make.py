@@ -3,7 +3,7 @@
     python benchmarks/results/make.py --photographs DIR --networks DIR -o RUN [--page docs/results.md] [TABLE ...]
 
 ``--photographs`` holds the files that the protocol names, by their SHA-256; ``--networks`` the weights files of the
-measures. Each table is a `compare` into RUN/TABLE, so that a run that stopped continues, and its Markdown replaces what
+measures; ``--runs`` the models that configs/rivals.toml trains, for the table of them. Each table is a `compare` into RUN/TABLE, so that a run that stopped continues, and its Markdown replaces what
 stands in the page between ``<!-- table NAME -->`` and ``<!-- end NAME -->``; curves and the sheet of crops go to
 images/ beside the page. Run twice into two folders, it gives the same page. What another library version measures is
 said, with both versions.
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--networks", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/rivals"), help="where the rivals were trained")
     parser.add_argument("--page", type=Path, help="the Markdown page to write the tables into")
     parser.add_argument("--without", default="", metavar="SYSTEM,...", help="leave these systems out for now")
     args = parser.parse_args()
@@ -97,7 +98,7 @@ def main() -> None:
         name = table["name"]
         if args.tables and name not in args.tables:
             continue
-        systems = [s.replace("NETWORKS", str(args.networks)) for s in table["systems"]]
+        systems = [s.replace("NETWORKS", str(args.networks)).replace("RUNS", str(args.runs)) for s in table["systems"]]
         systems = [s for s in systems if s not in args.without.split(",")]
         originals = photographs(protocol["sets"][table["set"]], args.photographs, args.output / table["set"])
         setting = Setting(
