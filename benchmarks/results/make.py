@@ -127,7 +127,8 @@ def main() -> None:
         if places := table.get("crops"):
             shown_of = {name: tuple(place) for name, place in places.items()}
             sheet = crop_sheet(results, shown_of, size=table["crop_size"], captions=table["metrics"])
-            write_picture((args.page.parent / "images" if args.page else args.output) / f"results-{name}.jpg", sheet)
+            folder = args.page.parent / "images" if args.page else args.output
+            write_picture(folder / f"results-{name}.jpg", sheet, quality=85)
 
 
 if __name__ == "__main__":
