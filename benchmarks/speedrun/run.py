@@ -93,11 +93,14 @@ def main() -> None:
             f"| {result.system} | {float(str(run['processor'])) / 60:.1f} | {float(str(run['wall'])) / 60:.1f} | "
             f"{s['lpips_vgg']:.4f} | {s['thumbnail_psnr']:.2f} | {s['dists']:.4f} | {s['psnr']:.2f} |"
         )
+    # The recipe and what was set, but for paths, which are of one machine.
+    options = zip(args.train[1::2], args.train[2::2], strict=True)
+    shown = [Path(args.train[0]).name, *(part for option in options if "/" not in option[1] for part in option)]
     today = f"{datetime.now(UTC):%Y-%m-%d}"
     record = [
         f"# {args.name}, {today}",
         "",
-        f"`faitheir train {' '.join(a for a in args.train if 'data.' not in a and '/' not in a.partition('=')[2])}`",
+        f"`faitheir train {' '.join(shown)}`",
         "",
         f"{'The target is reached.' if met else 'The target is missed.'} On one thread of: {processor()}.",
         "",
