@@ -3,10 +3,10 @@
     python benchmarks/results/make.py --photographs DIR --networks DIR -o RUN [--page docs/results.md] [TABLE ...]
 
 ``--photographs`` holds the files that the protocol names, by their SHA-256; ``--networks`` the weights files of the
-measures; ``--runs`` the models that configs/rivals.toml trains, for the table of them. Each table is a `compare` into RUN/TABLE, so that a run that stopped continues, and its Markdown replaces what
-stands in the page between ``<!-- table NAME -->`` and ``<!-- end NAME -->``; curves and the sheet of crops go to
-images/ beside the page. Run twice into two folders, it gives the same page. What another library version measures is
-said, with both versions.
+measures; ``--runs`` the models that configs/rivals.toml trains, for the table of them. Each table is a `compare` into
+RUN/TABLE, so that a run that stopped continues, and its Markdown replaces what stands in the page between ``<!-- table
+NAME -->`` and ``<!-- end NAME -->``; curves and the sheet of crops go to images/ beside the page. Run twice into two
+folders, it gives the same page. What another library version measures is said, with both versions.
 """
 
 import argparse
