@@ -259,6 +259,26 @@ def test_base_name() -> None:
     assert {path: files.base_name(Path(path)) for path in cases} == cases
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names in the manner of Unix")
+def test_names_do_nothing_to_the_terminal(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
+    """Control characters, changes of direction and undecodable bytes are shown as escapes, and kept in outputs."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\x1b[31m\xff"))
+    folder.mkdir()
+    for name in ("a\nb\x07.png", "c\u202egnp.png"):
+        photo("x.png").rename(folder / name)
+    (folder / "d\x9b.png").write_text("words")
+    result = call("downscale", folder, "--model", tiny_model)
+    assert result.stdout == "2 done, 1 failed\n"
+    assert (
+        result.stderr
+        == f"faitheir: error: {tmp_path}/\\x1b[31m\\udcff/d\\x9b.png is not a picture of a kind read here; "
+        "convert it to PNG or JPEG.\n"
+    )
+    assert {path.name for path in folder.glob("*.thumb.avif")} == {"a\nb\x07.thumb.avif", "c\u202egnp.thumb.avif"}
+    text = ok("downscale", folder / "c\u202egnp.png", "--model", tiny_model, "--overwrite")
+    assert "\\x1b[31m\\udcff/c\\u202egnp.thumb.avif" in text
+
+
 def test_links_are_names_of_their_own(tmp_path: Path, photo: Photo) -> None:
     photo("a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")

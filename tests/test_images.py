@@ -346,10 +346,13 @@ class TestProfiles:
         assert plain.icc_profile is None
 
     @pytest.mark.parametrize("profile", [b"no profile", b"", images.srgb_profile()[:300], cmyk_profile()])
-    def test_broken_or_foreign_profile_is_ignored(self, profile):
+    def test_broken_or_foreign_profile_is_left_aside_and_said(self, profile):
         image = Image.fromarray(noise(4, 4, 3))
         image.info["icc_profile"] = profile
-        picture = images.picture_from_pil(image)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            picture = images.picture_from_pil(image)
+        assert ["its colour profile is" in str(warning.message) for warning in caught] == ([True] if profile else [])
         np.testing.assert_array_equal(picture.rgb, np.asarray(image))
         assert picture.icc_profile is None
 
@@ -1074,6 +1077,25 @@ class TestArrays:
 
 
 class TestRefused:
+    def test_a_jpeg_that_says_it_is_far_too_large_for_its_bytes(self, tmp_path):
+        """It would be read as 400 million grey pixels."""
+        file = io.BytesIO()
+        Image.new("RGB", (16, 16)).save(file, "JPEG")
+        data = bytearray(file.getvalue())
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = struct.pack(">HH", 20000, 20000)
+        (tmp_path / "a.jpg").write_bytes(data)
+        self.refused(tmp_path / "a.jpg", f"too many for its {len(data)} bytes: it is damaged")
+
+    @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3)])
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.5, 4])
+    def test_a_float_that_is_no_level(self, tmp_path, shape, value):
+        tifffile = pytest.importorskip("tifffile")
+        values = np.full(shape, 0.5, np.float32)
+        values[1, 2] = value
+        tifffile.imwrite(tmp_path / "a.tiff", values, photometric="rgb" if len(shape) == 3 else "minisblack")
+        self.refused(tmp_path / "a.tiff", "floating-point pixels must be from 0 to 1, not")
+
     def refused(self, path: Path, match: str, **options: int) -> None:
         with pytest.raises((ImageError, StorageError), match=match) as caught:
             images.read_picture(path, **options)
@@ -1082,6 +1104,8 @@ class TestRefused:
 
     def test_missing_folder_empty_and_text(self, tmp_path):
         self.refused(tmp_path / "none.png", "does not exist")
+        (tmp_path / "link.png").symlink_to("link.png")
+        self.refused(tmp_path / "link.png", "is a link that leads nowhere")
         self.refused(tmp_path, "folder")
         (tmp_path / "empty.png").touch()
         self.refused(tmp_path / "empty.png", "zero bytes")

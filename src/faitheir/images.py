@@ -223,11 +223,10 @@ def load_image(
     """One frame as Pillow decodes it, for `picture_from_pil` while `file` is still open.
 
     The size is checked from the header before pixels are allocated: against ``max_pixels`` (pixels of kinds that take
-    more memory count more), and against ``pixels_per_byte`` times the file's length where that is given (see
-    `UNTRUSTED_PIXELS_PER_BYTE`). ``name`` is what
-    errors call the file. ``frame`` counts from 0; without it the first is taken, with a PictureWarning where there are
-    more. ``enough`` maps its (width, height) to one that would do: a JPEG is decoded at 1/2, 1/4 or 1/8 if that is not
-    below it.
+    more memory count more), and against ``pixels_per_byte`` times the file's length where that is given or it is a JPEG
+    (see `UNTRUSTED_PIXELS_PER_BYTE`). ``name`` is what errors call the file. ``frame`` counts from 0; without it the
+    first is taken, with a PictureWarning where there are more. ``enough`` maps its (width, height) to one that would
+    do: a JPEG is decoded at 1/2, 1/4 or 1/8 if that is not below it.
     """
     with _translated(name) as about:
         image = _open(file, name, frame or 0, max_pixels, pixels_per_byte)
@@ -476,7 +475,8 @@ def _translated(name: str) -> Iterator[_About]:
             size = "it" if about.size is None else "{} x {} pixels".format(*about.size)
             text = f"not enough memory for {size}; close other programs or reduce it first."
             raise ImageError(f"{name}: {text}" if name else text) from error
-        raise ImageError(f"{subject} is damaged or cut short ({why(error)}); use another copy.") from error
+        cause = f" ({why(error)})" if str(error) else ""
+        raise ImageError(f"{subject} is damaged or cut short{cause}; use another copy.") from error
 
 
 def _short_of_memory(width: int, height: int) -> bool:
@@ -528,6 +528,8 @@ def _open(
         image.name = name
     if cicp is not None:
         image.info["cicp"] = cicp
+    if reader == "JPEG":  # a whole one has no more, whoever it is from
+        pixels_per_byte = min(pixels_per_byte or UNTRUSTED_PIXELS_PER_BYTE, UNTRUSTED_PIXELS_PER_BYTE)
     memory = image.memory if isinstance(image, _Direct) else _PILLOW_MEMORY.get(reader, 0.0)
     weight = max(1.0, memory / _MEMORY)
     if max_pixels is not None:  # before the frame is looked for: to get there, Pillow decodes those before it
@@ -564,8 +566,8 @@ def _check_size(
         file.seek(position)
         if width * height > pixels_per_byte * length:
             raise ImageError(
-                f"{name} says it is {width} x {height} pixels, too many for its {length} bytes; "
-                "send it in a format or quality that takes more."
+                f"{name} says it is {width} x {height} pixels, too many for its {length} bytes: it is damaged, or must "
+                "be saved in a format or quality that takes more."
             )
 
 
@@ -836,7 +838,11 @@ class _DeepTiff(_Direct):
 
     def load(self, *_: Any) -> Any:
         """Decode with tifffile, and become the image."""
-        return self._become(self._decode())
+        try:
+            pixels = self._decode()
+        except ImageError as error:
+            raise ImageError(f"{self.name}: {error}") from None
+        return self._become(pixels)
 
     def _tifffile(self) -> Any:
         with needs(
@@ -1013,7 +1019,8 @@ def _profile(mode: str, info: dict[Any, Any]) -> tuple[str, Any, bool]:
             if space == {"L": "GRAY", "LAB": "Lab"}.get(wanted, wanted):
                 return wanted, _transform(wanted, profile), True
         except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
-            pass  # a broken profile is as good as none
+            pass
+        _warn("its colour profile is damaged or of other colours than its pixels, and is left aside")
     if mode == "LAB":
         return mode, _transform(mode, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))), False
     return mode, None, "srgb" in info

@@ -30,7 +30,8 @@ def open_file(path: PathLike) -> io.BufferedReader:
         if path.is_dir():
             raise StorageError(f"{path} is a folder, not a file; name a file in it.")
         if not path.exists():
-            raise StorageError(f"{path} does not exist; check the name.")
+            what = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
+            raise StorageError(f"{path} {what}; check the name.")
         if not path.is_file():
             raise StorageError(f"{path} is not an ordinary file; copy it to one.")
         if path.stat().st_size == 0:

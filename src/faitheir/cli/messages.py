@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -100,8 +101,13 @@ def about(path: Path, text: str) -> str:
     return text if text.startswith(str(path)) else f"{path}: {text}"
 
 
+#: What a file's name may do to a terminal: control characters but for line breaks, and changes of direction.
+_UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
 def printable(text: str) -> str:
-    """The text with what stdout cannot show escaped, such as undecodable bytes in a file's name."""
+    """The text, with escapes for what a terminal cannot show, or would take for commands: bytes of names, controls."""
+    text = _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
