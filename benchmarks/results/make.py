@@ -100,7 +100,7 @@ def main() -> None:
             continue
         systems = [s.replace("NETWORKS", str(args.networks)).replace("RUNS", str(args.runs)) for s in table["systems"]]
         systems = [s for s in systems if s not in args.without.split(",")]
-        originals = photographs(protocol["sets"][table["set"]], args.photographs, args.output / table["set"])
+        originals = photographs(protocol["sets"][table["set"]], args.photographs, args.output / "sets" / table["set"])
         setting = Setting(
             scale=table.get("scale"), metrics=tuple(table["metrics"]), weights=weights, protocol=protocol["measured_as"]
         )
