@@ -307,6 +307,14 @@ def test_a_run_goes_on(hr: Path, tmp_path: Path, tiny_model: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a locked file is not told from an abandoned one")
+def test_results_among_the_photographs_are_no_photographs(hr: Path) -> None:
+    for _ in range(2):
+        results = run(hr, hr / "compared", "bicubic", "jpeg@0.5bpp")
+        assert [p.picture for p in results["bicubic"].pictures] == ["a", "b", "cups/coffee"]
+    with pytest.raises(FaithEIRError, match="holds the photographs; give the results another folder"):
+        run(hr, hr, "bicubic")
+
+
 def test_what_a_killed_run_left_is_cleared(hr: Path, tmp_path: Path) -> None:
     places = tmp_path / "out" / "bicubic", tmp_path / "out" / "bicubic" / "restored"
     code = "import os, sys\nfrom faitheir.storage import *\nwith temporary_folder(sys.argv[1]) as f: "

@@ -36,7 +36,7 @@ def compare(
     """
     setting = Setting() if setting is None else setting
     folder = Path(output)
-    photographs = list_originals(originals)
+    photographs = list_originals(originals, folder)
     systems, aim = _open(openers, setting, target)
     store = Store(folder / "cache")
     results: dict[str, SystemResult] = {}

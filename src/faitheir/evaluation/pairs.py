@@ -10,13 +10,21 @@ from faitheir.images import picture_size
 from faitheir.thumbnail import Thumbnail
 
 
-def list_originals(folder: str | Path) -> dict[str, Path]:
+def list_originals(folder: str | Path, output: Path | None = None) -> dict[str, Path]:
     """The photographs below a folder by their paths in it without suffix; files named like our outputs are not taken.
 
-    Raises PairingError where there is none, or where two have one name.
+    ``output``: a folder whose pictures are results; where it lies below ``folder``, they are not taken.
+    Raises PairingError where there is no photograph, where two have one name, and where both folders are one.
     """
     folder = Path(folder)
-    return _by_name(folder, select_photographs(_pictures(folder)))
+    pictures = select_photographs(_pictures(folder))
+    if output is not None:
+        whole, apart = folder.absolute(), output.absolute()
+        if whole == apart:
+            raise PairingError(f"{output} holds the photographs; give the results another folder.")
+        if apart.is_relative_to(whole):
+            pictures = [path for path in pictures if not path.absolute().is_relative_to(apart)]
+    return _by_name(folder, pictures)
 
 
 def pair(
