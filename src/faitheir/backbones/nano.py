@@ -259,14 +259,29 @@ def position_noise(channels: int, rows: Tensor, columns: Tensor) -> Tensor:
     """Noise (1, channels, h, w) of mean 0 and variance 1, uniform, that depends on nothing but the position.
 
     The same on every machine, in every tile and in every run; ``rows`` (h,) and ``columns`` (w,) are positions from
-    0 up. A hash of 32 bits with multiplications and shifts (after Ellis's lowbias32), worked in int64.
+    0 up. A hash of 32 bits with multiplications and shifts (after Ellis's lowbias32), worked in int32, which wraps:
+    OpenVINO and WebGPU have no int64.
     """
-    channel = torch.arange(channels, device=rows.device)
-    x = channel[:, None, None] * 0xC2B2AE3D + rows[:, None] * 0x9E3779B1 + columns * 0x85EBCA77
-    for factor in (0x7FEB352D, 0x846CA68B, 1):
-        x = x & 0xFFFFFFFF
-        x = (x ^ (x >> 16)) * factor
-    return ((x.float() / 2**32 - 0.5) * 12**0.5)[None]
+    channel, rows, columns = (n.int() for n in (torch.arange(channels, device=rows.device), rows, columns))
+    channel_factor, row_factor, column_factor = (_signed(bits) for bits in (0xC2B2AE3D, 0x9E3779B1, 0x85EBCA77))
+    x = channel[:, None, None] * channel_factor + rows[:, None] * row_factor + columns * column_factor
+    for factor in (0x7FEB352D, 0x846CA68B):
+        x = (x ^ _upper(x)) * _signed(factor)
+    upper = _upper(x)
+    # Exact but for the sum, which rounds as float32 of the whole number would.
+    number = upper.float() * 2**16 + ((x ^ upper) & 0xFFFF).float()
+    return ((number / 2**32 - 0.5) * 12**0.5)[None]
+
+
+def _signed(bits: int) -> int:
+    """The int32 of these 32 bits."""
+    return bits - ((bits & 0x80000000) << 1)
+
+
+def _upper(x: Tensor) -> Tensor:
+    """The upper half of int32's bits, from 0 to 65535."""
+    # OpenVINO divides in float32 where it should shift: only positive numbers of few bits come out right.
+    return ((x & 0x7FFF0000) >> 16) + (x < 0).int() * 0x8000
 
 
 class Grain(nn.Module):
