@@ -53,12 +53,12 @@ class Answer:
 class Server:
     """A running server; ``port`` is on the loopback address."""
 
-    def __init__(self, service: Service, access: Access, *, example: bool = False) -> None:
+    def __init__(self, service: Service, access: Access, *, example: bool = False, browser: Path | None = None) -> None:
         self.service = service
         self._socket = listen("127.0.0.1", 0)
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._server = make_server(service, access, example=example)
+        self._server = make_server(service, access, example=example, browser=browser)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
         self._thread.start()
         while not self._server.started:
@@ -130,12 +130,13 @@ def running(
     access: Access | None = None,
     load: bool = True,
     example: bool = False,
+    browser: Path | None = None,
     **options: Any,
 ) -> Iterator[Server]:
     service = Service(models, limits=limits, **options)
     if load:
         service.load()
-    server = Server(service, access or Access(), example=example)
+    server = Server(service, access or Access(), example=example, browser=browser)
     try:
         yield server
     finally:

@@ -15,7 +15,8 @@ LAYERS = [
     {"config", "storage", "devices", "hub", "containers", "legacy", "native"},
     {"images", "nn", "features", "tiling"},
     {"backbones", "thumbnail", "files"},
-    {"models", "untrusted", "arguments"},
+    {"models", "untrusted", "arguments", "graph"},
+    {"runtimes"},
     {"pipeline", "client"},
     {"batches"},
     {"evaluation", "export"},
@@ -41,7 +42,7 @@ EXTRAS = {
         "tifffile",
     ),
     *("ray", "fsspec", "pyarrow", "s3fs"),
-    *("onnx", "onnxruntime", "onnxscript"),
+    *("onnx", "onnxruntime", "onnxscript", "openvino"),
     *("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"),
 }
 

@@ -593,6 +593,41 @@ def test_pages_of_other_sites_may_not_unless_they_are_named(models: list[Path], 
         assert server.post("/v1/thumbnails", jpeg, Origin=friend).status == 403
 
 
+def test_what_browsers_restore_with(models: list[Path], server: Server, tmp_path: Path) -> None:
+    """It is served beside the page, for anyone, and nothing else of the folder's surroundings is."""
+    folder = tmp_path / "browser"
+    contents = {
+        "faitheir-img.js": "text/javascript; charset=utf-8",
+        "models/index.json": "application/json",
+        "models/tiny.onnx": "application/octet-stream",
+        "ort/ort.wasm.min.mjs": "text/javascript; charset=utf-8",
+        "ort/ort.wasm": "application/wasm",
+    }
+    for name in (*contents, "notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (tmp_path / "secret.json").write_text("{}")
+    with running(models[:1], access=Access(token="secret"), browser=folder) as here:
+        for name, media_type in contents.items():
+            answer = here.get(f"/browser/{name}")
+            assert (answer.status, answer.body.decode()) == (200, name)
+            assert answer.headers["content-type"] == media_type
+            assert here.get(f"/browser/{name}", If_None_Match=answer.headers["etag"]).status == 304
+            assert "script-src 'self' 'wasm-unsafe-eval';" in answer.headers["content-security-policy"]
+            assert answer.headers["cross-origin-embedder-policy"] == "require-corp"
+        for name in ("notes.txt", "../secret.json", "%2e%2e/secret.json", "models", ""):
+            assert here.get(f"/browser/{name}").status == 404
+        page = here.get("/")
+        assert page.headers["cross-origin-embedder-policy"] == "require-corp"
+        assert b'id="here-control">' in page.body
+    assert server.get("/browser/faitheir-img.js").status == 404
+    assert b'id="here-control" hidden>' in server.get("/").body
+    assert "wasm" not in server.get("/").headers["content-security-policy"]
+    (folder / "models" / "index.json").unlink()
+    text = refused("serve", "--port", 0, "--model", models[0], "--browser", folder)
+    assert text == f"{folder} holds no models/index.json; fill it by `npx faitheir-img {folder} MODELS`."
+
+
 def test_addresses_that_others_reach_want_a_token(models: list[Path]) -> None:
     assert "give a --token" in refused("serve", "--host", "0.0.0.0", "--model", models[0], status=2)
     assert "give a --token" in refused("serve", "--host", "example.org", "--model", models[0], status=2)

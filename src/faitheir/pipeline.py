@@ -27,7 +27,7 @@ from faitheir.arguments import (
     as_thumbnail,
 )
 from faitheir.devices import resolve_device, resolve_dtype
-from faitheir.errors import ConfigError, ModelError, ThumbnailError
+from faitheir.errors import ConfigError, DeviceError, ModelError, ThumbnailError
 from faitheir.hub import HubOptions
 from faitheir.images import (
     DEFAULT_MAX_PIXELS,
@@ -54,6 +54,7 @@ from faitheir.models import (
     stored_state,
 )
 from faitheir.nn.codec import FaithEIR
+from faitheir.runtimes import OpenVINO, Runtime
 from faitheir.thumbnail import Thumbnail, ThumbnailInfo
 from faitheir.tiling import Float32Array, Progress, process_tiles
 
@@ -93,6 +94,7 @@ class FaithEIRPipeline:
         is too small, or a fidelity that the model cannot give.
         """
         self.model = model.eval()
+        self._openvino: OpenVINO | None = None
         model.check_fidelity(fidelity)
         self.fidelity = fidelity
         self.max_pixels = max_pixels
@@ -118,6 +120,7 @@ class FaithEIRPipeline:
         base: str | Path | None = None,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = "float32",
+        runtime: Runtime = "torch",
         tile: int | None = None,
         fidelity: float = 0.0,
         max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -126,20 +129,30 @@ class FaithEIRPipeline:
     ) -> Self:
         """Load an embedded model by name, a model folder, or a model on the Hub ("owner/name"); LoRA is merged.
 
-        ``base``: a local folder of SD-Turbo's weights, for turbo models. ``device``, ``dtype``: see ``to``. ``tile``,
-        ``fidelity``, ``max_pixels``: see ``__init__``. ``revision``: a commit, branch or tag of a model on the Hub.
-        ``hub``: ``cache_dir``, ``local_files_only`` and ``token``, as huggingface_hub has them.
-        Raises ModelError, ConfigError or DeviceError.
+        ``base``: a local folder of SD-Turbo's weights, for turbo models. ``device``, ``dtype``: see ``to``.
+        ``runtime``: "openvino" computes in OpenVINO, on the CPU, in float32 or bfloat16; each half is converted when it
+        is first used, for some 20 seconds, and kept. ``tile``, ``fidelity``, ``max_pixels``: see ``__init__``.
+        ``revision``: a commit, branch or tag of a model on the Hub. ``hub``: ``cache_dir``, ``local_files_only`` and
+        ``token``, as huggingface_hub has them.
+        Raises ModelError, ConfigError, DeviceError or MissingDependencyError.
         """
-        device = resolve_device(device)
-        dtype = resolve_dtype(dtype, device)
+        if runtime not in get_args(Runtime):
+            raise ConfigError(f"runtime is {runtime!r}; choose one of {', '.join(get_args(Runtime))}.")
+        device = resolve_device("cpu" if (runtime, device) == ("openvino", "auto") else device)
+        if runtime == "openvino" and device.type != "cpu":
+            raise DeviceError(f"OpenVINO computes on the CPU here, not on {device}; choose cpu, or the runtime torch.")
+        computed = resolve_dtype(dtype, device)
+        dtype = computed if runtime == "torch" else torch.float32
         folder = find_model(source, revision=revision, **hub)
         model, config = load_model(folder, base=base, dtype=dtype, **hub)
         model.backbone.merge_lora()
         card = folder / CARD_FILE
         text = card.read_text(encoding="utf-8") if card.is_file() else None
         pipeline = cls(model, config, tile=tile, fidelity=fidelity, max_pixels=max_pixels, card=text)
-        return pipeline.to(device, dtype)
+        pipeline.to(device, dtype)
+        if runtime == "openvino":
+            pipeline._openvino = OpenVINO(model, f"{pipeline.weights} {pipeline.config}", computed)
+        return pipeline
 
     @property
     def name(self) -> str:
@@ -184,8 +197,14 @@ class FaithEIRPipeline:
         return next(self.model.parameters()).device
 
     @property
+    def _halves(self) -> FaithEIR | OpenVINO:
+        return self._openvino or self.model
+
+    @property
     def dtype(self) -> torch.dtype:
-        """The backbone's precision."""
+        """The backbone's precision; in OpenVINO, the model's."""
+        if self._openvino is not None:
+            return self._openvino.dtype
         return next((p.dtype for p in self.model.backbone.parameters()), torch.float32)
 
     def __repr__(self) -> str:
@@ -205,8 +224,10 @@ class FaithEIRPipeline:
         ``device``: "auto", "cpu", "cuda", "mps"; ``dtype``: "float32", "bfloat16", "float16", "auto". As torch's,
         ``to(torch.float16)`` casts. What ``save_pretrained`` writes, and the hash that thumbnails carry, stay those of
         the weights as they were loaded; only turbo's base keeps the precision in which it was loaded. Raises
-        DeviceError.
+        DeviceError, also for a pipeline that computes in OpenVINO.
         """
+        if self._openvino is not None:
+            raise DeviceError("This pipeline computes in OpenVINO; open another with that device and precision.")
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         target = self.device if device is None else resolve_device(device)
@@ -277,7 +298,7 @@ class FaithEIRPipeline:
             tile=self._tile,
             overlap=self._overlap,
             align=self._align,
-            run=lambda cut, _: self._run(self.model.project, cut),
+            run=lambda cut, _: self._run(self._halves.project, cut),
             progress=callback,
         ):
             levels[:, top : top + rows.shape[1]] = _to_uint8(rows)
@@ -339,7 +360,7 @@ class FaithEIRPipeline:
             tile=self._tile,
             overlap=self._overlap,
             align=self._align,
-            run=lambda cut, origin: self._run(partial(self.model.upscale, origin=origin, fidelity=fidelity), cut),
+            run=lambda cut, origin: self._run(partial(self._halves.upscale, origin=origin, fidelity=fidelity), cut),
             progress=callback,
         ):
             for picture, strip in zip(pictures, rows, strict=True):
@@ -592,6 +613,7 @@ class PipelineOptions(HubOptions, total=False):
     base: str | Path | None
     device: str | torch.device
     dtype: str | torch.dtype
+    runtime: Runtime
     tile: int | None
     fidelity: float
     max_pixels: int

@@ -29,7 +29,7 @@ FORMATS = (("png", None), ("webp", None), ("webp", 90), ("avif", 80), ("jpg", 85
 
 
 def main(folder: Path, name: str | None = None) -> None:
-    """Write models/, thumbnails with what they restore to, and expected.json, which lists them."""
+    """Write model/, its halves in models/, thumbnails with what they restore to, and expected.json, which lists them."""
     folder.mkdir(parents=True, exist_ok=True)
     if name is None:
         nano = {"grain": 2}
@@ -37,6 +37,7 @@ def main(folder: Path, name: str | None = None) -> None:
         pipeline = FaithEIRPipeline(model, model_config(nano, scale=16), tile=TILE)
     else:
         pipeline = FaithEIRPipeline.from_pretrained(name, tile=TILE)
+    pipeline.save_pretrained(folder / "model")
     export(pipeline, folder / "models", halves=["up"], precisions=["fp32", "fp16"])
     expected = {}
 

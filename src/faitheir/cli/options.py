@@ -188,6 +188,16 @@ model_options = stack(
 )
 
 
+runtime_option = click.option(
+    "--runtime",
+    type=click.Choice(["torch", "openvino"]),
+    default="torch",
+    show_default=True,
+    help="What computes; openvino: faster for many pictures on the CPU, but it converts the model first, once; it "
+    "needs the extra [openvino].",
+)
+
+
 def max_pixels_option(default: int = DEFAULT_MAX_PIXELS) -> Callable[[F], F]:
     """``default``: lower for what comes from others."""
     return click.option(

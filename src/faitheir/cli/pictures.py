@@ -29,6 +29,7 @@ from faitheir.cli.options import (
     max_pixels_option,
     model_options,
     restored_options,
+    runtime_option,
 )
 from faitheir.cli.thumbnails import exif_note, thumbnail_options
 from faitheir.images import ExifMode, Picture, frame_count, read_picture, write_picture
@@ -75,6 +76,7 @@ def _batch(
 @click.command(epilog=EPILOG)
 @batch_options
 @model_options
+@runtime_option
 @max_pixels_option()
 @_all_frames_option
 @thumbnail_options()
@@ -127,6 +129,7 @@ def downscale(
 @click.command(epilog=EPILOG)
 @batch_options
 @model_options
+@runtime_option
 @max_pixels_option()
 @fidelity_option
 @restored_options
@@ -186,6 +189,7 @@ def _figure_lines(figures: Mapping[str, float]) -> list[str]:
 @click.command(epilog=EPILOG)
 @batch_options
 @model_options
+@runtime_option
 @max_pixels_option()
 @_all_frames_option
 @fidelity_option

@@ -1,6 +1,7 @@
 """`faitheir serve`: a page and a REST interface on the local machine."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -45,6 +46,12 @@ def _limit(name: str, default: int, text: str) -> Callable[[F], F]:
     multiple=True,
     help="Another site whose pages may use this server, such as https://example.org. May be given several times.",
 )
+@click.option(
+    "--browser",
+    metavar="DIR",
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
+    help="Folder that `npx faitheir-img DIR MODELS` filled: the page then offers to restore in the browser.",
+)
 @_limit("--max-mb", 64, "Maximum size of a request, in megabytes.")
 @_limit("--max-pixels", 50_000_000, "Maximum number of pixels of a photograph, and of a restored picture.")
 @_limit("--max-files", 64, "Maximum number of files in a batch.")
@@ -58,6 +65,7 @@ def serve(
     models: tuple[str, ...],
     token: str | None,
     origins: tuple[str, ...],
+    browser: Path | None,
     max_mb: int,
     max_pixels: int,
     max_files: int,
@@ -96,4 +104,4 @@ def serve(
     def announce(address: str) -> None:
         click.echo(f"FaithEIR is at {address}  (Ctrl+C ends it)")
 
-    run(service, host, port, Access(token, origins, hosts), announce=announce)
+    run(service, host, port, Access(token, origins, hosts), browser=browser, announce=announce)

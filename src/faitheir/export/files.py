@@ -2,31 +2,22 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from faitheir.errors import ConfigError, ModelError, why
-from faitheir.export.graph import OPSET, Half, prepared, trace
 from faitheir.export.weights import Precision, stored
+from faitheir.graph import FAULT, OPSET, TOLERANCE, Half, Trial, compare, prepared, trace, trials
 from faitheir.pipeline import FaithEIRPipeline
 from faitheir.storage import write_atomic
 from faitheir.version import __version__
 
 HALVES: tuple[Half, ...] = ("down", "up")
-
-#: Levels of 255 by which a graph in float32 may differ from the model, of noise: its sums are in another order, and
-#: `graph.prepared` leaves out what is smaller.
-TOLERANCE = 0.25
-
-#: Of weights, less than an ONNX file holds (2 GiB, with the graph).
-MOST_BYTES = 2**31 - 2**24
-
-_FAULT = "this is a fault of the export: report it, with the versions of torch and onnxscript."
 
 
 @dataclass(frozen=True)
@@ -71,10 +62,6 @@ def export(
     """
     if pipeline.dtype != torch.float32:
         raise ConfigError("the pipeline was cast to half precision; open it in float32 to export it.")
-    size = 4 * sum(parameter.numel() for parameter in pipeline.model.parameters())
-    if size > MOST_BYTES:
-        size_gb = f"{size / 1e9:.1f} GB"
-        raise ConfigError(f"'{pipeline.name}' takes {size_gb} in float32; one ONNX file holds at most 2 GB.")
     folder = Path(folder)
     fidelity = pipeline.fidelity if fidelity is None else fidelity
     ready = prepared(pipeline.model, fidelity)
@@ -82,15 +69,15 @@ def export(
     written = []
     for half in halves:
         graph = trace(ready, half)
-        trials = _trials(pipeline, half, fidelity)
-        _check(graph.SerializeToString(), trials, TOLERANCE)
+        made = trials(pipeline.model, half, fidelity)
+        _check(graph.SerializeToString(), made, TOLERANCE)
         for precision in precisions:
             about = description(pipeline, half, precision, fidelity)
             model = stored(graph, precision)
             for key, value in about.items():
                 model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
             data = model.SerializeToString()
-            difference = _check(data, trials)
+            difference = _check(data, made, math.inf)
             path = folder / file_name(pipeline.name, half, precision, fidelity)
             about |= {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             folder.mkdir(parents=True, exist_ok=True)
@@ -121,36 +108,8 @@ def description(pipeline: FaithEIRPipeline, half: Half, precision: Precision, fi
     }
 
 
-#: What goes into a graph, by name, and what PyTorch gives for it.
-_Trial = tuple[dict[str, np.ndarray], np.ndarray]
-
-
-def _trials(pipeline: FaithEIRPipeline, half: Half, fidelity: float) -> list[_Trial]:
-    """The smallest picture, one that fills windows of attention exactly, and two of random sizes at random places."""
-    model, generator = pipeline.model, np.random.default_rng(0)
-    cell = pipeline.scale if half == "down" else 1
-    multiple, align = pipeline.layout["multiple"], pipeline.layout["align"]
-    sizes = [(multiple, multiple), (align, 2 * align), *(multiple * generator.integers(2, 20, (2, 2))).tolist()]
-    trials: list[_Trial] = []
-    for i, (rows, columns) in enumerate(sizes):
-        x = generator.random((1 + i % 2, 3, rows * cell, columns * cell), np.float32)
-        tensor = torch.from_numpy(x).to(pipeline.device)
-        with torch.inference_mode():
-            if half == "down":
-                trials.append(({"picture": x}, model.project(tensor).cpu().numpy()))
-                continue
-            row, column = (align * generator.integers(0, 99, 2)).tolist()
-            origin = np.array([row, column], np.int32)
-            restored = model.upscale(tensor, (row, column), fidelity).cpu().numpy()
-            trials.append(({"thumbnail": x, "origin": origin}, restored))
-    return trials
-
-
-def _check(data: bytes, trials: Sequence[_Trial], tolerance: float = float("inf")) -> tuple[float, float]:
-    """Mean and largest difference from the trials' results, in levels.
-
-    Raises ModelError where it is above ``tolerance``, or the file is not valid.
-    """
+def _check(data: bytes, made: Sequence[Trial], tolerance: float) -> tuple[float, float]:
+    """As ``graph.compare``, for an ONNX file in onnxruntime. Raises ModelError, too, where the file is not valid."""
     import onnx
     import onnxruntime
 
@@ -159,16 +118,7 @@ def _check(data: bytes, trials: Sequence[_Trial], tolerance: float = float("inf"
     try:
         onnx.checker.check_model(data, full_check=True)
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        results = [session.run(None, inputs)[0] for inputs, _ in trials]
+        results = [session.run(None, inputs)[0] for inputs, _ in made]
     except Exception as error:  # of classes that onnxruntime does not publish
-        raise ModelError(
-            f"the exported graph cannot be run ({why(error)}), so nothing was written; {_FAULT}"
-        ) from error
-    pairs = zip(results, (expected for _, expected in trials), strict=True)
-    differences = np.concatenate([255 * np.abs(found - expected).ravel() for found, expected in pairs])
-    mean, most = float(differences.mean()), float(differences.max())
-    if not most <= tolerance:
-        raise ModelError(
-            f"the exported graph differs from the model by {most:.2g} levels, so nothing was written; {_FAULT}"
-        )
-    return mean, most
+        raise ModelError(f"the exported graph cannot be run ({why(error)}), so nothing was written; {FAULT}") from error
+    return compare(results, made, tolerance)

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from faitheir.errors import FaithEIRError, one_line
+from faitheir.errors import ConfigError, FaithEIRError, one_line
 from faitheir.images import Picture, encode_picture
 from faitheir.server import problem
 from faitheir.server.errand import Errand, Slots, Stopped
@@ -35,9 +35,18 @@ POLICY = (
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".wasm": "application/wasm",
+    ".onnx": "application/octet-stream",
     ".css": "text/css; charset=utf-8",
     ".jpg": "image/jpeg",
     ".svg": "image/svg+xml",
+}
+#: Of the page that restores pictures itself: WebAssembly, and threads for it.
+_ISOLATED = {
+    "Content-Security-Policy": POLICY.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'"),
+    "Cross-Origin-Embedder-Policy": "require-corp",
 }
 #: What the page has in common with the report.
 _SHARED = ("slider.js", "slider.css")
@@ -310,17 +319,28 @@ def _problem_response(refusal: Problem) -> Any:
     return Response(json.dumps(refusal.body), refusal.status, headers=dict(refusal.headers))
 
 
-def create_app(service: Service, access: Access | None = None, *, example: bool = False) -> Any:
-    """The ASGI application. ``example``: have what the page shows of it ready before it is asked for."""
+def create_app(
+    service: Service, access: Access | None = None, *, example: bool = False, browser: Path | None = None
+) -> Any:
+    """The ASGI application.
+
+    ``example``: have what the page shows of it ready before it is asked for. ``browser``: a folder that
+    `npx faitheir-img` filled, with what pages restore by themselves with. Raises ConfigError where it is not.
+    """
     from fastapi import Depends, FastAPI, Header, Query, Request, Response
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
     from starlette.middleware.cors import CORSMiddleware
-    from starlette.responses import StreamingResponse
+    from starlette.responses import FileResponse, StreamingResponse
 
     access = access or Access()
 
     files = _assets()
+    restoring = {} if browser is None else _restoring(browser)
+    security = _ISOLATED if restoring else {"Content-Security-Policy": POLICY}
+    if restoring:
+        data, media_type, _ = files["index.html"]
+        files["index.html"] = _entry(data.replace(b'id="here-control" hidden', b'id="here-control"'), media_type)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -640,7 +660,7 @@ def create_app(service: Service, access: Access | None = None, *, example: bool 
         if name not in files:
             raise Problem(404, "There is nothing at this address; the page is at /.")
         data, media_type, tag = files[name]
-        headers = {"ETag": tag, "Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
+        headers = {"ETag": tag, "Cache-Control": "no-cache", **security}
         if visit(request).matches(tag):
             return Response(status_code=304, headers=headers)
         return Response(data, media_type=media_type, headers=headers)
@@ -652,6 +672,16 @@ def create_app(service: Service, access: Access | None = None, *, example: bool 
     @app.get("/assets/{name}", include_in_schema=False)
     async def part(request: Request, name: str) -> Response:
         return asset(request, name)
+
+    @app.get("/browser/{path:path}", include_in_schema=False)
+    async def restorer(request: Request, path: str) -> Response:
+        if path not in restoring:
+            raise Problem(404, "There is nothing at this address; the page is at /.")
+        file, media_type, tag = restoring[path]
+        headers = {"ETag": tag, "Cache-Control": "no-cache", **security}
+        if visit(request).matches(tag):
+            return Response(status_code=304, headers=headers)
+        return FileResponse(file, media_type=media_type, headers=headers)
 
     document = app.openapi
 
@@ -696,6 +726,24 @@ def _assets() -> dict[str, tuple[bytes, str, str]]:
         for file in (resources.files(package) / "page").iterdir():
             media_type = _MEDIA_TYPES.get(PurePosixPath(file.name).suffix)
             if media_type and (package == "faitheir.server" or file.name in _SHARED):
-                data = file.read_bytes()
-                found[file.name] = (data, media_type, f'"{hashlib.sha256(data).hexdigest()[:32]}"')
+                found[file.name] = _entry(file.read_bytes(), media_type)
+    return found
+
+
+def _entry(data: bytes, media_type: str) -> tuple[bytes, str, str]:
+    return data, media_type, f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+
+
+def _restoring(folder: Path) -> dict[str, tuple[Path, str, str]]:
+    """What pages restore by themselves with, by its path in the folder: file, media type, entity tag."""
+    for name in ("faitheir-img.js", "models/index.json"):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder} holds no {name}; fill it by `npx faitheir-img {folder} MODELS`.")
+    found = {}
+    for file in folder.rglob("*"):
+        media_type = _MEDIA_TYPES.get(file.suffix)
+        if media_type:
+            stat = file.stat()
+            tag = f'"{stat.st_size:x}-{stat.st_mtime_ns:x}"'
+            found[file.relative_to(folder).as_posix()] = (file, media_type, tag)
     return found

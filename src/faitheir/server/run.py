@@ -6,6 +6,7 @@ import socket
 import warnings
 from collections.abc import Callable
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faitheir.errors import ConfigError, StorageError, needs, why
@@ -37,13 +38,19 @@ def is_loopback(host: str) -> bool:
 
 
 def serve(
-    service: Service, host: str, port: int, access: Access, *, announce: Callable[[str], None] = lambda _: None
+    service: Service,
+    host: str,
+    port: int,
+    access: Access,
+    *,
+    browser: Path | None = None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; what is under way is finished then, and what waits is refused.
 
-    ``port``: 0 for any that is free. ``announce`` gets the address once it is listened to. Raises ConfigError for an
-    address that others reach without a token, StorageError where it cannot be listened to, and what ``Service.load``
-    raises.
+    ``port``: 0 for any that is free. ``browser``: see `create_app`. ``announce`` gets the address once it is listened
+    to. Raises ConfigError for an address that others reach without a token and for such a ``browser``, StorageError
+    where it cannot be listened to, and what ``Service.load`` raises.
     """
     with needs("`faitheir serve` needs more packages: pip install 'faitheir[serve]'."):
         import fastapi  # noqa: F401 (is it there?)
@@ -54,15 +61,21 @@ def serve(
         raise ConfigError(f"{host} can be reached from other machines; give a --token that they must show.")
     # What is to be said of a file is for those who sent it, not for the log.
     warnings.filterwarnings("ignore", category=WeightsMismatchWarning)
+    server = make_server(service, access, example=True, browser=browser)
     service.load()
     listening = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     announce(f"http://{shown}:{listening.getsockname()[1]}/")
-    make_server(service, access, example=True).run([listening])
+    server.run([listening])
 
 
-def make_server(service: Service, access: Access, *, example: bool = False) -> "uvicorn.Server":
-    """A server of a service whose models are loaded, or will be by another thread. ``example``: see `create_app`."""
+def make_server(
+    service: Service, access: Access, *, example: bool = False, browser: Path | None = None
+) -> "uvicorn.Server":
+    """A server of a service whose models are loaded, or will be by another thread.
+
+    ``example``, ``browser``: see `create_app`.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -76,7 +89,7 @@ def make_server(service: Service, access: Access, *, example: bool = False) -> "
 
     return Server(
         uvicorn.Config(
-            create_app(service, access, example=example),
+            create_app(service, access, example=example, browser=browser),
             http=_protocol(service),
             ws="none",
             lifespan="on",

@@ -142,7 +142,7 @@ async function add(files, kind) {
     const item = {
       name: file.name || "pasted.png", file, original: thumbnail ? null : file, thumbnail: thumbnail ? file : null,
       restored: null, state: "waiting", abort: new AbortController(), rivals: [], values: null, error: "",
-      fidelity: Number(at("fidelity").value), model: thumbnail ? null : at("model").value,
+      fidelity: Number(at("fidelity").value), model: thumbnail ? undefined : at("model").value,
       format: at("thumbnail-format").value, picture: at("picture-format").value, urls: new Map(),
     };
     items.push(item);
@@ -221,10 +221,6 @@ async function work(item) {
     item.model = response.headers.get("FaithEIR-Model");
     item.note = response.headers.get("FaithEIR-Warning");
     update(item, "up");
-  } else if (!item.restorer) {
-    // Whose thumbnail it is, the file says; where it says nothing, the page does.
-    const said = await describe(item.thumbnail, signal);
-    item.model = said.made_by ? null : at("model").value;
   }
   await restore(item, signal, () => update(item, "queued"));
   update(item, "done");
@@ -234,16 +230,19 @@ async function work(item) {
   at("look-heading").scrollIntoView();
 }
 
-/** Ask for the picture of the item's thumbnail, at its fidelity. */
+const here = () => !at("here-control").hidden && at("here").checked;
+
+/** Make the picture of the item's thumbnail, at its fidelity. */
 async function restore(item, signal, waiting) {
-  const query = new URLSearchParams({ format: item.picture });
-  if (item.model) query.set("model", item.model);
-  if (item.fidelity) query.set("fidelity", item.fidelity);
-  const response = await ask(`/v1/pictures?${query}`, { body: item.thumbnail, signal, waiting });
-  item.warning = response.headers.get("FaithEIR-Warning");
-  item.restorer = response.headers.get("FaithEIR-Model");
-  item.size = response.headers.get("FaithEIR-Size").split("x").map(Number);
-  item.restored = await response.blob();
+  if (!here()) await restoreThere(item, signal, waiting, "this server");
+  else {
+    try {
+      await restoreHere(item, signal);
+    } catch (error) {
+      if (signal.aborted) throw error;
+      await restoreThere(item, signal, waiting, `this server, since this browser did not: ${error.message ?? error}`);
+    }
+  }
   item.urls.delete("restored");
   item.values = null;
   if (!item.original) return;
@@ -253,6 +252,54 @@ async function restore(item, signal, waiting) {
     item.values = values;
     if (shown === item) facts(item);
   });
+}
+
+/** By the visitor's own processor: nothing is sent. */
+async function restoreHere(item, signal) {
+  const { restore: compute } = await import("/browser/faitheir-img.js");
+  const { picture, report } = await compute(item.thumbnail, {
+    model: item.model ?? at("model").value,
+    fidelity: item.fidelity,
+    signal,
+    onOffer: ({ bytes: count }) => {
+      say(`Fetching the model, ${bytes(count)}…`);
+      return true;
+    },
+  });
+  const { width, height, model, runtime: { device, threads } } = report;
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d");
+  context.putImageData(picture, 0, 0);
+  if (item.picture === "jpg") {  // which has no transparency
+    context.globalCompositeOperation = "destination-over";
+    context.fillStyle = "white";
+    context.fillRect(0, 0, width, height);
+  }
+  const type = { jpg: "image/jpeg", png: "image/png", webp: "image/webp" }[item.picture];
+  item.restored = await canvas.convertToBlob({ type, quality: 0.95 });
+  item.warning = null;
+  item.restorer = model;
+  item.size = [width, height];
+  item.by = device === "webgpu" ? "this browser, by WebGPU"
+    : `this browser, by WebAssembly with ${threads === 1 ? "one thread" : `${number(threads)} threads`}`;
+}
+
+/** `by`: what is said of who restored it. */
+async function restoreThere(item, signal, waiting, by) {
+  if (item.model === undefined) {
+    // Whose thumbnail it is, the file says; where it says nothing, the page does.
+    const said = await describe(item.thumbnail, signal);
+    item.model = said.made_by ? null : at("model").value;
+  }
+  const query = new URLSearchParams({ format: item.picture });
+  if (item.model) query.set("model", item.model);
+  if (item.fidelity) query.set("fidelity", item.fidelity);
+  const response = await ask(`/v1/pictures?${query}`, { body: item.thumbnail, signal, waiting });
+  item.warning = response.headers.get("FaithEIR-Warning");
+  item.restorer = response.headers.get("FaithEIR-Model");
+  item.size = response.headers.get("FaithEIR-Size").split("x").map(Number);
+  item.restored = await response.blob();
+  item.by = by;
 }
 
 at("cancel-all").addEventListener("click", () => items.forEach(cancel));
@@ -371,6 +418,7 @@ function facts(item) {
     rows.push(["Restored", pixels(item.size)]);
   }
   rows.push(["Model", item.restorer]);
+  if (!at("here-control").hidden) rows.push(["Restored by", item.by]);
   if (item.note) rows.push(["Note", item.note]);
   if (item.warning) rows.push(["Caution", item.warning]);
   at("facts").replaceChildren(...rows.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]));
@@ -402,7 +450,8 @@ at("again").addEventListener("click", () => {
 });
 
 let turning = null;
-at("fidelity").addEventListener("input", () => {
+/** Restore what is shown once more, with the settings of now. */
+function restoreAgain() {
   const item = shown;
   if (!item) return;
   item.fidelity = Number(at("fidelity").value);
@@ -418,7 +467,9 @@ at("fidelity").addEventListener("input", () => {
     URL.revokeObjectURL(old);
     say(`Restored at fidelity ${number(item.fidelity, 2)}.`);
   }).catch((error) => { if (!signal.aborted) say(error.message); });
-});
+}
+at("fidelity").addEventListener("input", restoreAgain);
+at("here").addEventListener("change", restoreAgain);
 
 at("compare").addEventListener("click", async () => {
   const item = shown;

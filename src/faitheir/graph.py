@@ -3,15 +3,16 @@
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from faitheir.errors import ConfigError, MissingDependencyError
+from faitheir.errors import ConfigError, ModelError, needs
 from faitheir.nn.codec import FaithEIR
 from faitheir.nn.embedder import PixelSemanticEmbedder
 from faitheir.nn.priors import AdaptiveDetailPrior
@@ -28,6 +29,18 @@ OPSET, IR_VERSION = 18, 8
 #: Of the keys and values of colours, this share is left out (of their standard deviation): as little as weights lose
 #: in half precision.
 LEFT_OUT = 1.5e-3
+
+#: Of weights, less than an ONNX file holds (2 GiB, with the graph).
+MOST_BYTES = 2**31 - 2**24
+
+#: Levels of 255 by which a graph in float32 may differ from the model, of noise: its sums are in another order, and
+#: ``prepared`` leaves out what is smaller.
+TOLERANCE = 0.25
+
+FAULT = "this is a fault of the export: report it, with the versions of torch and onnxscript."
+
+#: What goes into a graph, by name, and what PyTorch gives for it.
+Trial = tuple[dict[str, np.ndarray], np.ndarray]
 
 
 class _Down(nn.Module):
@@ -49,14 +62,22 @@ class _Up(nn.Module):
         return self.model.upscale(thumbnail, (row, column))  # type: ignore[arg-type]  # traced: numbers of the input
 
 
+def check(model: FaithEIR) -> None:
+    """Raise ConfigError unless the model can be a graph."""
+    if not isinstance(model.prior, AdaptiveDetailPrior):
+        raise ConfigError("this model's prior draws random numbers, which no file can repeat; choose another model.")
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    if size > MOST_BYTES:
+        raise ConfigError(f"this model takes {size / 1e9:.1f} GB in float32; one ONNX file holds at most 2 GB.")
+
+
 def prepared(model: FaithEIR, fidelity: float = 0.0) -> FaithEIR:
     """A copy in float32 that restores at ``fidelity``, with what depends on the weights alone computed beforehand.
 
     The orthogonal matrix becomes a plain one, and the layers from colours to keys and values become smaller
-    (``_condense``). Raises ConfigError for a fidelity that the model cannot give, or a prior that draws random numbers.
+    (``_condense``). Raises ConfigError for a fidelity that the model cannot give, and as ``check`` does.
     """
-    if not isinstance(model.prior, AdaptiveDetailPrior):
-        raise ConfigError("this model's prior draws random numbers, which no file can repeat; choose another model.")
+    check(model)
     model = copy.deepcopy(model).float().eval().settled(fidelity)
     attention = getattr(getattr(model.backbone, "unet", None), "attention", None)
     embedder = model.embedder
@@ -107,11 +128,9 @@ def trace(model: FaithEIR, half: Half) -> "onnx.ModelProto":
     larger one -> ``picture`` (B, 3, h s, w s), nominally in [0, 1], not clamped.
     Raises MissingDependencyError where the extra ``onnx`` is not installed.
     """
-    try:
+    with needs("`faitheir export` needs more packages: pip install 'faitheir[onnx]'."):
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError("`faitheir export` needs more packages: pip install 'faitheir[onnx]'.") from None
     sides = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     shapes: dict[str, Any] = {"picture": sides} if half == "down" else {"thumbnail": sides, "origin": None}
     multiple = model.size_multiple // (1 if half == "down" else model.config.scale)
@@ -165,3 +184,44 @@ def _lean(model: "onnx.ModelProto", half: Half) -> "onnx.ModelProto":
         for i, name in ((0, "batch"), (2, names[0]), (3, names[1])):
             dims[i].dim_param = name
     return model
+
+
+def trials(model: FaithEIR, half: Half, fidelity: float = 0.0) -> list[Trial]:
+    """Noise for a graph of ``model`` (in float32), and what the model gives for it.
+
+    They are the smallest picture, one that fills windows of attention exactly, and two of random sizes, at random
+    places.
+    """
+    generator = np.random.default_rng(0)
+    cell = model.config.scale if half == "down" else 1
+    multiple, align = model.size_multiple // model.config.scale, model.tile_multiple
+    sizes = [(multiple, multiple), (align, 2 * align), *(multiple * generator.integers(2, 20, (2, 2))).tolist()]
+    device = next(model.parameters()).device
+    made: list[Trial] = []
+    for i, (rows, columns) in enumerate(sizes):
+        x = generator.random((1 + i % 2, 3, rows * cell, columns * cell), np.float32)
+        tensor = torch.from_numpy(x).to(device)
+        with torch.inference_mode():
+            if half == "down":
+                made.append(({"picture": x}, model.project(tensor).cpu().numpy()))
+                continue
+            row, column = (align * generator.integers(0, 99, 2)).tolist()
+            origin = np.array([row, column], np.int32)
+            restored = model.upscale(tensor, (row, column), fidelity).cpu().numpy()
+            made.append(({"thumbnail": x, "origin": origin}, restored))
+    return made
+
+
+def compare(results: Iterable[np.ndarray], made: Sequence[Trial], tolerance: float = TOLERANCE) -> tuple[float, float]:
+    """Mean and largest difference of a graph's results from those of the trials, in levels of 255.
+
+    Raises ModelError where the largest is above ``tolerance``.
+    """
+    pairs = zip(results, (expected for _, expected in made), strict=True)
+    differences = np.concatenate([255 * np.abs(found - expected).ravel() for found, expected in pairs])
+    mean, most = float(differences.mean()), float(differences.max())
+    if not most <= tolerance:
+        raise ModelError(
+            f"the exported graph differs from the model by {most:.2g} levels, so nothing was written; {FAULT}"
+        )
+    return mean, most
