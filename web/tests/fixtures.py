@@ -29,7 +29,7 @@ FORMATS = (("png", None), ("webp", None), ("webp", 90), ("avif", 80), ("jpg", 85
 
 
 def main(folder: Path, name: str | None = None) -> None:
-    """Write model/, its halves in models/, thumbnails with what they restore to, and expected.json, which lists them."""
+    """Write model/, its decoder half in models/, thumbnails and what they restore to, and expected.json, their list."""
     folder.mkdir(parents=True, exist_ok=True)
     if name is None:
         nano = {"grain": 2}
