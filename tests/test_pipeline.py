@@ -539,3 +539,24 @@ def test_full_size_models_take_any_picture(name: str) -> None:
     scale = config.codec.scale
     assert thumbnail.picture.rgb.shape == (-(-70 // scale), -(-45 // scale), 3)
     assert pipeline.upscale(thumbnail).size == (45, 70)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(130, 1), (1, 130), (66, 2), (1, 1)])
+def test_narrow_pictures_in_half_precision(rows: int, columns: int) -> None:
+    """A convolution of oneDNN gave garbage for one column, NaN and black pixels among it."""
+    rng = np.random.default_rng(0)
+    small = Thumbnail(Picture(rng.integers(60, 200, (rows, columns, 3), dtype=np.uint8)), None)
+    half, full = (FaithEIRPipeline.from_pretrained("nano-x16", dtype=dtype) for dtype in ("bfloat16", "float32"))
+    off = half.upscale_thumbnail(small).rgb.astype(int) - full.upscale_thumbnail(small).rgb
+    assert abs(off).mean() < 0.5
+    assert abs(off).max() <= 8
+    large = Picture(rng.integers(60, 200, (16 * rows, 16 * columns, 3), dtype=np.uint8))
+    off = half.downscale_picture(large).picture.rgb.astype(int) - full.downscale_picture(large).picture.rgb
+    assert abs(off).max() <= 4
+
+
+def test_what_is_not_finite_is_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = FaithEIRPipeline.from_pretrained("nano-x16")
+    monkeypatch.setattr(pipeline.model, "upscale", lambda _, **__: torch.full((1, 3, 32, 32), torch.nan))
+    with pytest.raises(DeviceError, match=r"not finite in torch\.float32"):
+        pipeline.upscale_thumbnail(Thumbnail(Picture(np.zeros((2, 2, 3), np.uint8)), None))

@@ -604,6 +604,8 @@ class FaithEIRPipeline:
         x = (x.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=self._memory_format)
         with torch.inference_mode():
             out = function(x)
+        if not out.sum(dtype=torch.float32).isfinite():
+            raise DeviceError(f"the model's result is not finite in {self.dtype} on this device; use float32.")
         return out.float().permute(0, 2, 3, 1).cpu().numpy().copy()
 
 

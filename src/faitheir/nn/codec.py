@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from faitheir.errors import ConfigError
+from faitheir.nn.convolution import use_strided_convolutions
 from faitheir.nn.denoiser import TRAIN_TIMESTEPS, PredictionType, alpha_bar, one_step
 from faitheir.nn.embedder import Condition, make_embedder
 from faitheir.nn.fidelity import FidelityOffsets, MergedModules, with_weights
@@ -179,6 +180,7 @@ class FaithEIR(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
+        use_strided_convolutions(backbone)
         stride, channels = backbone.latent_stride, backbone.latent_channels
         if config.scale < backbone.least_scale:
             raise ConfigError(f"scale is {config.scale}; this backbone needs at least {backbone.least_scale}.")

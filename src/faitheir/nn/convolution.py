@@ -1,5 +1,7 @@
 """3x3 convolutions, by Winograd's algorithm where that is faster: float32 on a CPU, without gradient.
 
+And strided ones, in float32 where oneDNN's own are wrong.
+
 oneDNN runs a 3x3 convolution at the processor's peak, so only fewer multiplications make it faster. It has Winograd
 kernels, but torch does not use them.
 """
@@ -39,6 +41,30 @@ class Conv3x3(nn.Conv2d):
         if plus is None:
             return y
         return y + plus if torch.is_grad_enabled() else y.add_(plus)
+
+
+class StridedConv2d(nn.Conv2d):
+    """A convolution with a stride, in float32 where a half-precision one on the CPU would be narrow.
+
+    With AMX oneDNN 3 reads beyond its input where bfloat16 results are one column wide, and gives whatever lies there,
+    NaN among it, and another each time (pytorch/pytorch#169688 is alike).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, h, w) -> (B, out, h', w')."""
+        half = x.dtype in (torch.bfloat16, torch.float16)
+        if half and x.device.type == "cpu" and x.shape[3] < 2 * self.stride[1] + self.kernel_size[1]:
+            bias = None if self.bias is None else self.bias.float()
+            exact: Tensor = self._conv_forward(x.float(), self.weight.float(), bias)
+            return exact.to(x.dtype)
+        return super().forward(x)
+
+
+def use_strided_convolutions(module: nn.Module) -> None:
+    """Make each convolution with a stride in ``module`` a ``StridedConv2d``, whoever built it."""
+    for part in module.modules():
+        if type(part) is nn.Conv2d and part.stride[1] > 1:
+            part.__class__ = StridedConv2d
 
 
 def _winograd_is_faster(x: Tensor, weight: Tensor) -> bool:
