@@ -376,17 +376,22 @@ def test_what_cannot_be_begun_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def through_stages(verb: Any, source: Path, target: Path, *, guarded: bool = False, **options: Any) -> list[Any]:
-    """A run's files through the stages one after the other, in this process; what the driver would be told of each."""
+def through_stages(
+    verb: Any, source: Path, target: Path, *, guarded: bool = False, apart: bool = False, **options: Any
+) -> list[Any]:
+    """A run's files through its stages, in this process; what the driver would be told of each."""
     setup = bulk._Setup(verb, str(source), str(target), {"threads": 1, "device": "cpu", **options})  # type: ignore[typeddict-item]
     work = setup._work()
-    model = stages.Model(work)
     parts = list(setup._planner(0.0).parts())
-    told = []
-    for table in stages.decode(stages.rows([list(part.files) for part in parts]), work=work, guarded=guarded):
-        for made in model(table):
-            for finished in stages.finish(made, work=work):
-                told += itertools.chain(*stages.unpack(finished))
+    table = stages.rows([list(part.files) for part in parts])
+    if apart:
+        model = stages.Model(work)
+        decoded = stages.decode(table, work=work, guarded=guarded)
+        made = itertools.chain.from_iterable(map(model, decoded))
+        finished = itertools.chain.from_iterable(stages.finish(batch, work=work) for batch in made)
+    else:
+        finished = stages.Whole(work, guarded=guarded)(table)
+    told = [item for batch in finished for items in stages.unpack(batch) for item in items]
     shards = [[shard] for part in parts for shard in part.shards]
     if shards:
         closed = stages.close_shard(stages.rows(shards), target=work.target)
@@ -399,7 +404,10 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if not name.startswith(f"{RECORDS}/")}
 
 
-def test_the_stages_make_the_files_of_the_plain_commands(tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_stages_make_the_files_of_the_plain_commands(
+    apart: bool, tiny_model: Path, photo: Photo, tmp_path: Path
+) -> None:
     for name in ("in/a.png", "in/b/c.jpg", "in/b/d.png"):
         photo(name, seed=len(name))
     (tmp_path / "in" / "broken.jpg").write_bytes(b"no picture")
@@ -418,7 +426,8 @@ def test_the_stages_make_the_files_of_the_plain_commands(tiny_model: Path, photo
     ):
         plain = tmp_path / "plain" / verb
         call(verb, source, "-r", "-o", plain, *words, "--model", tiny_model)
-        told = through_stages(verb, source, target, model=str(tiny_model), guarded=verb == "upscale", **options)
+        guarded = verb == "upscale"
+        told = through_stages(verb, source, target, guarded=guarded, apart=apart, model=str(tiny_model), **options)
         assert outputs(target) == outputs(plain)
         assert len(outputs(target)) == (9 if verb == "roundtrip" else 3)
         states = {Path(item.row["path"]).name: item.row["status"] for item in told}

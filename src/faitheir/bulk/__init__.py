@@ -55,7 +55,8 @@ class Options(TypedDict, total=False):
     Where: ``ray`` ("local", the default, starts Ray on this machine; "auto" or an address joins a cluster; a Ray that
     this process has joined is used as it is), ``cpus`` and ``object_store`` (CPUs, and bytes for pictures on their way,
     of a local one), ``models`` (how many at most; default: as many as the CPUs or GPUs hold), ``threads`` (of each, on
-    the CPU; default 4, or what the smallest machine has), ``gpus`` (of each, such as 0.25; default 1).
+    the CPU; default 4, or what the smallest machine has), ``gpus`` (of each, such as 0.25; default 1), ``apart`` (if
+    processes of their own decode and encode; default: where GPUs compute).
 
     What: ``scale`` (16, 32), ``model``, ``base``, ``device``, ``dtype``, ``tile`` and ``fidelity`` as for
     ``FaithEIRPipeline.from_pretrained``; ``max_pixels`` (default 64,000,000: files of others); ``thumbnails``, how they
@@ -72,6 +73,7 @@ class Options(TypedDict, total=False):
     models: int | None
     threads: int | None
     gpus: float
+    apart: bool | None
     scale: int | None
     model: str | None
     base: str | Path | None
@@ -149,7 +151,7 @@ class _Setup:
         self.naming = self._naming()
         self.source = open_source(source)
         self.target = Store(target)
-        names: tuple[str, ...] = ("cpus", "object_store", "models", "threads")
+        names: tuple[str, ...] = ("cpus", "object_store", "models", "threads", "apart")
         given: Any = {name: options.get(name) for name in names}
         self.cluster = Cluster(options.get("ray", "local"), gpus=options.get("gpus", 1.0), **given)
         self.device = options.get("device", "auto")
@@ -289,7 +291,7 @@ class _Setup:
             return Estimate(planner.number, size, skipped, 0, 0.0, 0.0, 0)
         with self.cluster.connected():
             work = self._work(dry=True)
-            models, _ = self.cluster.models_for(self.device, work.threads)
+            models = self.cluster.crew(self.device, work.threads).models
             rows = sample(chosen, work, self.cluster, self.device)
         count = len(rows)
         return Estimate(

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -70,6 +70,16 @@ class Summary:
     """What TARGET's manifest files are called: a pattern."""
 
 
+class Crew(NamedTuple):
+    """The processes that hold a model."""
+
+    models: int
+    resources: dict[str, float]
+    """What each asks Ray for."""
+    apart: bool
+    """Whether others decode and encode for them."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """Where a run goes: see `faitheir.bulk.downscale` for what the values mean."""
@@ -80,6 +90,7 @@ class Cluster:
     models: int | None = None
     threads: int | None = None
     gpus: float = 1.0
+    apart: bool | None = None
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
@@ -125,12 +136,14 @@ class Cluster:
             return self.threads
         return 1 if self._gpus(device) else min(4, *self._cpus())
 
-    def models_for(self, device: str, threads: int) -> tuple[int, dict[str, float]]:
-        """How many models there are, and the resources that each asks for. PlanError where there are none."""
-        if gpus := self._gpus(device):
-            return self.models or gpus, {"num_cpus": _SPARE_CPUS, "num_gpus": self.gpus}
+    def crew(self, device: str, threads: int) -> Crew:
+        """How many models there are, and what each needs. PlanError where there is no room for one."""
+        gpus = self._gpus(device)
+        apart = bool(gpus) if self.apart is None else self.apart
+        if gpus:
+            return Crew(self.models or gpus, {"num_cpus": _SPARE_CPUS, "num_gpus": self.gpus}, apart)
         models = self.models or max(1, sum(count // threads for count in self._cpus()))
-        return models, {"num_cpus": max(threads - _SPARE_CPUS, _SPARE_CPUS)}
+        return Crew(models, {"num_cpus": max(threads - _SPARE_CPUS, _SPARE_CPUS)}, apart)
 
     def _gpus(self, device: str) -> int:
         """Models that the GPUs hold, 0 where the CPUs are to compute."""
@@ -218,13 +231,13 @@ class Run:
 
     def do(self, device: str) -> None:
         """All passes over what was planned, then the shards. Failures are the summary's."""
-        models, resources = self.cluster.models_for(device, self.work.threads)
+        crew = self.cluster.crew(device, self.work.threads)
         self._begun = time.monotonic()
         for number in range(PASSES):
             if self._over.all():
                 break
             blocks = self._blocks if number == 0 else self._left()
-            for item in _stream(blocks, self.work, models, resources, again=number > 0):
+            for item in _stream(blocks, self.work, crew, again=number > 0):
                 self._take(item, last=number == PASSES - 1)
                 if item.full:
                     self.summary.disk_full = True
@@ -331,32 +344,31 @@ class Run:
 def sample(files: list[File], work: Work, cluster: Cluster, device: str) -> list[dict[str, Any]]:
     """The manifest's rows of some files, of those that can be done; a ``work`` that is dry writes nothing."""
     block = import_ray().put(stages.rows([[file] for file in files]))
-    items = _stream([block], work, *cluster.models_for(device, work.threads), again=True)
+    items = _stream([block], work, cluster.crew(device, work.threads), again=True)
     return [item.row for item in items if item.row.get("status") == "done"]
 
 
-def _stream(blocks: list[Any], work: Work, models: int, resources: dict[str, float], *, again: bool) -> Iterator[Item]:
+def _stream(blocks: list[Any], work: Work, crew: Crew, *, again: bool) -> Iterator[Item]:
     """Blocks of tasks through the stages, and what comes back, as it does."""
     data = import_ray().data
     retries = 0 if again else _RETRIES
     # Requests for CPUs that differ keep Ray from running two stages as one.
     options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
     task: dict[str, Any] = options | {"num_cpus": _TASK_CPUS, "max_retries": retries}
+    model: dict[str, Any] = {
+        **(options | {"batch_size": 1}),
+        **crew.resources,
+        "compute": data.ActorPoolStrategy(min_size=1, max_size=crew.models, initial_size=crew.models),
+        "max_task_retries": retries,
+    }
     with _context(data):
-        done = (
-            data.from_arrow_refs(blocks)
-            .map_batches(stages.one_by_one, **options, num_cpus=_TASK_CPUS / 2)
-            .map_batches(stages.decode, **task, fn_kwargs={"work": work, "guarded": again})
-            .map_batches(
-                stages.Model,
-                **(options | {"batch_size": 1}),
-                **resources,
-                fn_constructor_kwargs={"work": work},
-                compute=data.ActorPoolStrategy(min_size=1, max_size=models, initial_size=models),
-                max_task_retries=retries,
-            )
-            .map_batches(stages.finish, **task, fn_kwargs={"work": work})
-        )
+        done = data.from_arrow_refs(blocks).map_batches(stages.one_by_one, **options, num_cpus=_TASK_CPUS / 2)
+        if crew.apart:
+            done = done.map_batches(stages.decode, **task, fn_kwargs={"work": work, "guarded": again})
+            done = done.map_batches(stages.Model, **model, fn_constructor_kwargs={"work": work})
+            done = done.map_batches(stages.finish, **task, fn_kwargs={"work": work})
+        else:
+            done = done.map_batches(stages.Whole, **model, fn_constructor_kwargs={"work": work, "guarded": again})
         with _told():
             for table in done.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
                 for items in stages.unpack(table):

@@ -1,6 +1,8 @@
-"""What runs on the workers: decoding, the model, and encoding with writing, each in processes of its own.
+"""What runs on the workers: decoding, the model, and encoding with writing.
 
-Between them go rows of one column, "items": a list of `Item`, pickled, whose pictures together have at most
+Where the CPU computes, a process does all three for its files, each in threads of its own (`Whole`), and no pixels
+leave it. For GPUs each is a process of its own (`decode`, `Model`, `finish`), since a GPU waits for many CPUs. Between
+processes go rows of one column, "items": a list of `Item`, pickled, whose pictures together have at most
 `BATCH_PIXELS`, or one picture that has more. A file's failure travels on as its item's; what kills a process is left to
 Ray.
 """
@@ -11,10 +13,13 @@ import tarfile
 import tempfile
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,6 +50,8 @@ T = TypeVar("T")
 BATCH_PIXELS = 1 << 23
 #: Files that a task reads or writes at a time where the store is not local.
 _CONNECTIONS = 8
+#: What the library warned of in the step that this thread is in.
+_noted: ContextVar[list[str] | None] = ContextVar("noted", default=None)
 
 
 @dataclass(frozen=True)
@@ -94,27 +101,17 @@ class Item:
     """What there is to write, by the endings of names."""
 
     @contextmanager
-    def step(self, name: str | None, *, notes: bool = True) -> Iterator[None]:
-        """Time a step; what goes wrong in it becomes the item's failure, and warnings become ``notes``.
-
-        Warnings are caught for the whole process: without ``notes`` steps may run in several threads.
-        """
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step; what goes wrong in it becomes the item's failure, and the library's warnings become notes."""
         started = time.perf_counter()
-        with warnings.catch_warnings(record=True) if notes else nullcontext([]) as caught:
-            if notes:
-                warnings.simplefilter("always")
-            try:
-                yield
-            except Exception as error:  # of any kind: it is this file's failure
-                self.fail(error)
-        for warning in caught:
-            if warning.category.__module__.startswith("faitheir"):
-                self.row["notes"] = "; ".join(filter(None, [self.row.get("notes"), one_line(warning.message)]))
-        if name is not None:
-            self.spent(name, started)
-
-    def spent(self, name: str, started: float) -> None:
-        """Add the time since then to that of a step."""
+        before = _noted.set([])
+        try:
+            yield
+        except Exception as error:  # of any kind: it is this file's failure
+            self.fail(error)
+        if notes := _noted.get():
+            self.row["notes"] = "; ".join(filter(None, [self.row.get("notes"), *notes]))
+        _noted.reset(before)
         self.row[f"seconds_{name}"] = self.row.get(f"seconds_{name}", 0.0) + time.perf_counter() - started
 
     def fail(self, error: BaseException) -> None:
@@ -132,6 +129,18 @@ class Item:
     def failed(self) -> bool:
         """Whether there is nothing more to do with it."""
         return self.row.get("status") == "failed"
+
+
+def _listen() -> None:
+    """Have warnings become notes in the rest of this process: Python's own way to catch them is not for threads."""
+
+    def note(message: Any, category: type[Warning], *_: Any) -> None:
+        notes = _noted.get()
+        if notes is not None and category.__module__.startswith("faitheir"):
+            notes.append(one_line(message))
+
+    warnings.showwarning = note
+    warnings.simplefilter("always")
 
 
 def pack(items: list[Item]) -> "pa.Table":
@@ -160,23 +169,38 @@ def one_by_one(table: "pa.Table") -> "Iterator[pa.Table]":
 
 def decode(table: "pa.Table", *, work: Work, guarded: bool) -> "Iterator[pa.Table]":
     """Files read and decoded, batch after batch. ``guarded``: in processes of their own, as files that kill one."""
+    _listen()
+    for unit in unpack(table):
+        yield from map(pack, _batches(_pictures(unit, work, guarded=guarded), _pixels))
+
+
+def _pictures(unit: list[File], work: Work, *, guarded: bool, ahead: int = 0) -> Iterator[Item]:
+    """The files of a unit, read and decoded, so many ahead of what is asked for."""
+
+    def decoded(item: Item) -> Item:
+        if item.content is not None:
+            with item.step("decode"):
+                item.content = _decoded(item.content, item.row["path"], work, guarded=guarded)
+                picture = item.content.picture if isinstance(item.content, Thumbnail) else item.content
+                item.row |= {"width": picture.width, "height": picture.height}
+        return item
+
+    return _ahead(decoded, _contents(unit, work), ahead)
+
+
+def _batches(items: Iterable[Item], pixels: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """The items in batches of at most `BATCH_PIXELS`, or one that has more."""
     batch: list[Item] = []
     held = 0
-    for unit in unpack(table):
-        for item in _contents(unit, work):
-            if not item.failed and item.members is None and item.row.get("status") != "skipped":
-                with item.step("decode"):
-                    item.content = _decoded(item.content, item.row["path"], work, guarded=guarded)
-                    picture = item.content.picture if isinstance(item.content, Thumbnail) else item.content
-                    item.row |= {"width": picture.width, "height": picture.height}
-            pixels = _pixels(item)
-            if batch and held + pixels > BATCH_PIXELS:
-                yield pack(batch)
-                batch, held = [], 0
-            batch.append(item)
-            held += pixels
+    for item in items:
+        more = pixels(item)
+        if batch and held + more > BATCH_PIXELS:
+            yield batch
+            batch, held = [], 0
+        batch.append(item)
+        held += more
     if batch:
-        yield pack(batch)
+        yield batch
 
 
 def _pixels(item: Item) -> int:
@@ -210,27 +234,32 @@ def _contents(unit: list[File], work: Work) -> Iterator[Item]:
     def read(file: File) -> Item:
         path = work.source.shown(file.path)
         item = Item(file.number, file.base, {"path": path}, shard=file.shard)
-        with item.step("read", notes=False):
+        with item.step("read"):
             item.content = work.source.read(file.path) if file.data is None else file.data
             item.row["bytes_before"] = len(item.content)
         return item
 
-    yield from _ahead(read, unit, work.source)
+    yield from _ahead(read, unit, _connections(work.source))
 
 
-def _ahead(function: Callable[[Any], T], items: Iterable[Any], store: Store) -> Iterator[T]:
-    """The function of each, in order; several at a time where the store answers from afar."""
-    if store.local or store.here_only:
+def _connections(store: Store) -> int:
+    """How many files are read or written ahead: several where the store answers from afar."""
+    return 0 if store.local or store.here_only else _CONNECTIONS
+
+
+def _ahead(function: Callable[[Any], T], items: Iterable[Any], count: int) -> Iterator[T]:
+    """The function of each, in order; of so many of them in threads, ahead of what is asked for."""
+    if not count:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(_CONNECTIONS) as pool:
-        waiting: list[Future[T]] = []
+    with ThreadPoolExecutor(count) as pool:
+        waiting: deque[Future[T]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > _CONNECTIONS:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _members(file: File, work: Work) -> Iterator[Item]:
@@ -283,59 +312,43 @@ class Model:
     def __init__(self, work: Work) -> None:
         import torch
 
+        _listen()
         torch.set_num_threads(work.threads)
         self.work = work
         self.pipelines: Pipelines = open_pipelines(work.scale, **work.options, max_pixels=work.max_pixels)
         if work.verb != "upscale" or self.pipelines.model is not None:
             self.pipelines.for_thumbnail()
-        self._pool = ThreadPoolExecutor(1)
 
     def __call__(self, table: "pa.Table") -> "Iterator[pa.Table]":
         """Batches of items; full-size pictures go on one by one."""
+        yield from map(pack, self._made(unpack(table)))
+
+    def _made(self, batches: Iterable[list[Item]]) -> Iterator[list[Item]]:
         run = {"downscale": self._downscale, "upscale": self._upscale, "roundtrip": self._round_trip}[self.work.verb]
-        for items in unpack(table):
+        for items in batches:
             if rest := [item for item in items if item.content is None]:
-                yield pack(rest)
-            for ready in run([item for item in items if item.content is not None]):
-                yield pack(ready)
+                yield rest
+            if pictures := [item for item in items if item.content is not None]:
+                yield from run(pictures)
 
     def _downscale(self, items: list[Item]) -> Iterator[list[Item]]:
         first = self.pipelines.for_thumbnail()
         ready = self._at_once(first, items, lambda p, many: p.downscale_pictures(many, exif=self.work.exif))
+        for item in items:
+            photograph = item.content
+            with item.step("model"), memory_for(photograph.width, photograph.height):
 
-        def thumbnail_of(item: Item, pipeline: "FaithEIRPipeline") -> Thumbnail:
-            started = time.perf_counter()
-            made: Thumbnail | None = ready.pop((id(item), pipeline), None)
-            made = made or pipeline.downscale_picture(item.content, exif=self.work.exif)
-            item.spent("model", started)
-            return made
+                def made(pipeline: "FaithEIRPipeline", item: Item = item, photograph: Picture = photograph) -> None:
+                    thumbnail: Thumbnail = ready.pop((id(item), pipeline), None) or pipeline.downscale_picture(
+                        photograph, exif=self.work.exif
+                    )
+                    item.content = thumbnail
+                    if self.work.files.budget:  # whether it fits decides on the model
+                        item.content = self.work.files.encode(thumbnail)
+                    item.by(pipeline)
 
-        def encoded(item: Item, thumbnail: Thumbnail) -> tuple[bytes, str]:
-            started = time.perf_counter()
-            try:
-                return self.work.files.encode(thumbnail)
-            finally:
-                item.spent("encode", started)
-
-        # The model stays in this thread, whose memory is used again; one thumbnail is encoded while it makes the next.
-        waiting: list[Future[tuple[bytes, str]] | None] = [None] * len(items)
-        for index, item in enumerate(items):
-            with item.step(None, notes=False), memory_for(item.content.width, item.content.height):
-                waiting[index] = self._pool.submit(encoded, item, thumbnail_of(item, first))
-        for item, future in zip(items, waiting, strict=True):
-            if future is None:
-                continue
-
-            def made(pipeline: "FaithEIRPipeline", item: Item = item, future: Any = future) -> None:
-                data, suffix = future.result() if pipeline is first else encoded(item, thumbnail_of(item, pipeline))
-                item.outputs = [(f"{THUMBNAIL_MARK}.{suffix}", data)]
-                item.by(pipeline)
-
-            with item.step(None, notes=False), memory_for(item.content.width, item.content.height):
                 self.work.files.first_that_fits(self.pipelines, self.work.scale, made)
-            item.content = None
-        if items:
-            yield items
+        yield items
 
     def _upscale(self, items: list[Item]) -> Iterator[list[Item]]:
         pipelines: dict[int, FaithEIRPipeline] = {}
@@ -388,11 +401,32 @@ class Model:
             return {}
 
 
+class Whole(Model):
+    """A process that holds the model and does all that there is to do for its files."""
+
+    def __init__(self, work: Work, *, guarded: bool) -> None:
+        super().__init__(work)
+        self._guarded = guarded
+
+    def __call__(self, table: "pa.Table") -> "Iterator[pa.Table]":
+        """Files finished, batch after batch. The model stays in this thread, whose memory is used again."""
+        for unit in unpack(table):
+            decoded = _pictures(unit, self.work, guarded=self._guarded, ahead=1)
+            made = chain.from_iterable(self._made([item] for item in decoded))
+            finished = _finished(made, self.work, self.work.threads)
+            yield from map(pack, _batches(finished, lambda item: item.row.get("width", 0) * item.row.get("height", 0)))
+
+
 def finish(table: "pa.Table", *, work: Work) -> "Iterator[pa.Table]":
     """Items encoded and written; what is left of each is what the driver keeps account of."""
+    _listen()
     for items in unpack(table):
-        encoded = (_encoded(item, work) for item in items)
-        yield pack(list(_ahead(lambda item: _written(item, work), encoded, work.target)))
+        yield pack(list(_finished(items, work, 0)))
+
+
+def _finished(items: Iterable[Item], work: Work, threads: int) -> Iterator[Item]:
+    encoded = _ahead(lambda item: _encoded(item, work), items, threads)
+    return _ahead(lambda item: _written(item, work), encoded, _connections(work.target))
 
 
 def _encoded(item: Item, work: Work) -> Item:
@@ -400,10 +434,13 @@ def _encoded(item: Item, work: Work) -> Item:
         return item
     content, item.content = item.content, None
     format_ = work.restored_format
-    with item.step("encode", notes=False):
-        if work.verb == "upscale":
+    with item.step("encode"):
+        if work.verb == "downscale":
+            data, suffix = work.files.encode(content) if isinstance(content, Thumbnail) else content
+            item.outputs = [(f"{THUMBNAIL_MARK}.{suffix}", data)]
+        elif work.verb == "upscale":
             item.outputs = [(work.naming.endings[0], encode_picture(content, format_, quality=work.restored_quality))]
-        elif work.verb == "roundtrip":
+        else:
             from faitheir.evaluation.roundtrip import compare
 
             photograph, rescaled = content
@@ -417,7 +454,7 @@ def _encoded(item: Item, work: Work) -> Item:
 
 def _written(item: Item, work: Work) -> Item:
     if item.outputs and not item.failed:
-        with item.step("write", notes=False):
+        with item.step("write"):
             if not (work.dry or work.target.here_only):
                 for ending, data in item.outputs:
                     work.target.write(item.base + ending, data)

@@ -91,6 +91,12 @@ _bulk_options = stack(
         help="GPUs of each model; with 0.25 four models share one.",
     ),
     click.option(
+        "--apart/--together",
+        default=None,
+        help="Whether processes of their own decode and encode, or each model's does so too. [default: --apart where "
+        "GPUs compute]",
+    ),
+    click.option(
         "--cpus", metavar="N", type=click.IntRange(min=1), help="CPUs to use, with --ray local. [default: all]"
     ),
     click.option(
