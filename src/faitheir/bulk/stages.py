@@ -134,7 +134,7 @@ class Item:
 def _listen() -> None:
     """Have warnings become notes in the rest of this process: Python's own way to catch them is not for threads."""
 
-    def note(message: Any, category: type[Warning], *_: Any) -> None:
+    def note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         notes = _noted.get()
         if notes is not None and category.__module__.startswith("faitheir"):
             notes.append(one_line(message))
@@ -410,10 +410,12 @@ class Whole(Model):
 
     def __call__(self, table: "pa.Table") -> "Iterator[pa.Table]":
         """Files finished, batch after batch. The model stays in this thread, whose memory is used again."""
+        # Where the model has one thread, others would only take turns with it.
+        threads = self.work.threads if self.work.threads > 1 else 0
         for unit in unpack(table):
-            decoded = _pictures(unit, self.work, guarded=self._guarded, ahead=1)
+            decoded = _pictures(unit, self.work, guarded=self._guarded, ahead=min(threads, 1))
             made = chain.from_iterable(self._made([item] for item in decoded))
-            finished = _finished(made, self.work, self.work.threads)
+            finished = _finished(made, self.work, threads)
             yield from map(pack, _batches(finished, lambda item: item.row.get("width", 0) * item.row.get("height", 0)))
 
 
