@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import tarfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'faitheir[bulk]'")
 fsspec = pytest.importorskip("fsspec")
@@ -437,6 +439,21 @@ def test_the_stages_make_the_files_of_the_plain_commands(
         assert sum(row["bytes_after"] for row in done) == sum(map(len, outputs(target).values()))
         assert all(row["seconds_model"] > 0 and row["weights"] and row["width"] == 70 for row in done)
     assert all(row["psnr"] > 0 for row in done)
+
+
+def test_what_the_library_warns_of_is_noted_of_the_file_it_is_about(
+    tiny_model: Path, photo: Photo, tmp_path: Path
+) -> None:
+    """Threads decode and encode beside the model; their warnings are not mixed up."""
+    for name in ("in/a.png", "in/b.png", "in/d.png"):
+        photo(name)
+    frames = [Image.new("RGB", (70, 45), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "in" / "c.gif", save_all=True, append_images=frames[1:])
+    with warnings.catch_warnings():  # which the stages change for the process they are in
+        told = through_stages("downscale", tmp_path / "in", tmp_path / "out", model=str(tiny_model), threads=2)
+    notes = {Path(item.row["path"]).name: item.row.get("notes") for item in told}
+    assert "several frames" in notes.pop("c.gif")
+    assert notes == dict.fromkeys(("a.png", "b.png", "d.png"))
 
 
 @pytest.mark.usefixtures("embedded")
