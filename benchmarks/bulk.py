@@ -8,7 +8,8 @@ pictures: PHOTOGRAPHS is a folder; from it COUNT pictures of 0.2 to 3 megapixels
 `faitheir bulk downscale` work on the same files, one after the other, each ended after half of SECONDS; the rate is
 taken from the last nine tenths of the outputs, so that it is that of a long run. CPU time is what all processes of the
 command take meanwhile. On a machine that has other work it tells more than the rate, and yet too much of bulk: Ray's
-processes take some by the second, whatever is done in it. Memory is sampled every half second.
+processes take some by the second, whatever is done in it. Memory is sampled every five seconds: to add up the pages of
+all processes takes a core some tens of milliseconds.
 tiny: the same with pictures of 16 x 16 pixels, which cost next to nothing but what each file costs.
 plan: a store that exists only in this process lists so many paths, in folders of 1,000, and half of their outputs.
 
@@ -61,8 +62,8 @@ def tiny(folder: Path, count: int) -> None:
         Image.fromarray(pixels).save(place / f"{number:05d}.png")
 
 
-def descendants(root: int) -> dict[int, tuple[str, int, float]]:
-    """The processes that one started, itself included: name, proportional set size in bytes, seconds of CPU."""
+def descendants(root: int, *, sizes: bool) -> dict[int, tuple[str, int, float]]:
+    """The processes that one started, itself included: name, proportional set size if asked for, seconds of CPU."""
     parents: dict[int, int] = {}
     cpu: dict[int, float] = {}
     for folder in Path("/proc").iterdir():
@@ -76,16 +77,16 @@ def descendants(root: int) -> dict[int, tuple[str, int, float]]:
     found = {root}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
-    sizes = {}
+    processes = {}
     for pid in found:
         try:
             name = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text() if sizes else "Pss: 0 kB"
             size = next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if "Pss:" in line)
-            sizes[pid] = (name, size, cpu[pid])
+            processes[pid] = (name, size, cpu[pid])
         except (OSError, StopIteration):
             continue
-    return sizes
+    return processes
 
 
 PARTS = ("driver", "model", "workers", "Ray itself")
@@ -95,7 +96,7 @@ def kind(name: str, pid: int, root: int) -> str:
     """What a process is for."""
     if pid == root:
         return "driver"
-    if "Model" in name:
+    if "Whole" in name or "Model" in name:
         return "model"
     return "workers" if name.startswith("ray::") else "Ray itself"
 
@@ -108,18 +109,20 @@ def watch(arguments: Sequence[str], target: Path, seconds: float, cpus: int) -> 
     process = subprocess.Popen(
         [sys.executable, "-m", "faitheir", *arguments], env=os.environ | threads, stdout=subprocess.DEVNULL
     )
-    memory: list[dict[str, int]] = []
+    memory: list[tuple[float, dict[str, int]]] = []
     spent: dict[int, tuple[str, float]] = {}
     at: list[tuple[float, list[float]]] = []
     while process.poll() is None and time.time() - started < seconds:
         total: dict[str, int] = {}
-        for pid, (name, size, cpu) in descendants(process.pid).items():
+        sizes = len(at) % 5 == 0
+        for pid, (name, size, cpu) in descendants(process.pid, sizes=sizes).items():
             part = kind(name, pid, process.pid)
             spent[pid] = part, cpu
             total[part] = total.get(part, 0) + size
-        memory.append(total)
+        if sizes:
+            memory.append((time.time(), total))
         at.append((time.time(), [sum(cpu for of, cpu in spent.values() if of == part) for part in PARTS]))
-        time.sleep(0.5)
+        time.sleep(1)
     ended = process.poll() is None
     if ended:
         process.send_signal(signal.SIGINT)
@@ -136,11 +139,12 @@ def watch(arguments: Sequence[str], target: Path, seconds: float, cpus: int) -> 
         "ended": ended,
         "first": times[0] - started,
         "wall": times[-1] - started,
+        "start": float(np.interp(times[0], clock, np.sum(taken, axis=0))),
         "rate": (len(steady) - 1) / (steady[-1] - steady[0]) * 60,
         "cpu": sum(by_part) / (len(steady) - 1),
         "parts": [seconds / (len(steady) - 1) for seconds in by_part],
         "busy": sum(by_part) / (steady[-1] - steady[0]),
-        "memory": memory,
+        "memory": [sizes for when, sizes in memory if when < times[-1]],
     }
 
 
@@ -157,20 +161,21 @@ def compare(folder: Path, cpus: int, seconds: float) -> None:
     for (name, arguments), target in zip(commands.items(), ("plain", "bulk"), strict=True):
         results[name] = watch(arguments, folder / target, seconds / 2, cpus)
     print(
-        "| command | files | seconds | first output after | files per minute | ms of CPU a file | CPUs busy |\n"
-        "| --- | --- | --- | --- | --- | --- | --- |"
+        "| command | files | seconds | first output after | of CPU | then files per minute | ms of CPU a file "
+        "| CPUs busy |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     for name, found in results.items():
-        columns = f"{found['files']} | {found['wall']:.1f} | {found['first']:.1f} s | {found['rate']:.0f}"
-        print(f"| {name} | {columns} | {1e3 * found['cpu']:.1f} | {found['busy']:.2f} |")
+        columns = f"{found['files']} | {found['wall']:.1f} | {found['first']:.1f} s | {found['start']:.1f} s"
+        print(f"| {name} | {columns} | {found['rate']:.1f} | {1e3 * found['cpu']:.1f} | {found['busy']:.2f} |")
     plain, bulk = results.values()
-    print(f"\nbulk is at {bulk['rate'] / plain['rate']:.2f} of the plain command's rate,")
+    whole = (bulk["files"] / bulk["wall"]) / (plain["files"] / plain["wall"])
+    print(f"\nbulk is at {bulk['rate'] / plain['rate']:.2f} of the plain command's rate ({whole:.2f} with its start),")
     print(f"by CPU time at {plain['cpu'] / bulk['cpu']:.2f}: {1e3 * (bulk['cpu'] - plain['cpu']):+.1f} ms a file\n")
     print(f"| of bulk | {' | '.join(PARTS)} |\n| --- |{' --- |' * len(PARTS)}")
     print(f"| ms of CPU a file | {' | '.join(f'{1e3 * part:.1f}' for part in bulk['parts'])} |")
     series = bulk["memory"]
     for part in (0.25, 0.5, 0.75, 1.0):
-        sample = series[max(0, round(part * len(series)) - 2)]
+        sample = series[max(0, round(part * len(series)) - 1)]
         columns = " | ".join(f"{sample.get(name, 0) / 1e6:.0f}" for name in PARTS)
         print(f"| MB of memory (proportional) after {part:.0%} of the run | {columns} |")
     peak = max(sum(sample.values()) for sample in series)
