@@ -28,7 +28,7 @@ from faitheir.batches import (
     round_trip_naming,
     thumbnail_naming,
 )
-from faitheir.bulk.manifest import Manifest
+from faitheir.bulk.manifest import STEPS, Manifest
 from faitheir.bulk.planning import (
     File,
     Planner,
@@ -291,17 +291,20 @@ class _Setup:
             return Estimate(planner.number, size, skipped, 0, 0.0, 0.0, 0)
         with self.cluster.connected():
             work = self._work(dry=True)
-            models = self.cluster.crew(self.device, work.threads).models
+            crew = self.cluster.crew(self.device, work.threads)
             rows = sample(chosen, work, self.cluster, self.device)
         count = len(rows)
+        # Of several threads one decodes or encodes while the model computes; one alone does it in turn.
+        steps = ("model",) if crew.apart or work.threads > 1 else STEPS
+        spent = sum(row.get(f"seconds_{step}", 0.0) for row in rows for step in steps)
         return Estimate(
             files=planner.number,
             bytes=size or round(planner.number * sum(row["bytes_before"] for row in rows) / max(1, count)),
             skipped=skipped,
             sampled=count,
             bytes_after=planner.number * sum(row["bytes_after"] for row in rows) / max(1, count),
-            seconds=planner.number * sum(row["seconds_model"] for row in rows) / max(1, count) / models,
-            models=models,
+            seconds=planner.number * spent / max(1, count) / crew.models,
+            models=crew.models,
         )
 
 

@@ -344,7 +344,7 @@ class Run:
 def sample(files: list[File], work: Work, cluster: Cluster, device: str) -> list[dict[str, Any]]:
     """The manifest's rows of some files, of those that can be done; a ``work`` that is dry writes nothing."""
     block = import_ray().put(stages.rows([[file] for file in files]))
-    items = _stream([block], work, cluster.crew(device, work.threads), again=True)
+    items = _stream([block], work, cluster.crew(device, work.threads), again=False)
     return [item.row for item in items if item.row.get("status") == "done"]
 
 
