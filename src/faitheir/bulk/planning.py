@@ -22,8 +22,8 @@ Verb = Literal["downscale", "upscale", "roundtrip"]
 #: The folder in TARGET that holds the settings, the manifest, and what shards need. It is skipped in SOURCE.
 RECORDS = "faitheir-bulk"
 SHARD_SUFFIX = ".tar"
-#: A task's files, and bytes of them, at most.
-UNIT_FILES, UNIT_BYTES = 32, 16 << 20
+#: A task's files, and bytes of them, at most. At its ends a model waits for a store, so it takes seconds at least.
+UNIT_FILES, UNIT_BYTES = 32, 64 << 20
 #: Files that are found before it is settled how many a task gets: few of them go to all workers evenly.
 _LOOK_AHEAD = 4096
 
