@@ -358,7 +358,12 @@ def _stream(blocks: list[Any], work: Work, crew: Crew, *, again: bool) -> Iterat
     model: dict[str, Any] = {
         **(options | {"batch_size": 1}),
         **crew.resources,
-        "compute": data.ActorPoolStrategy(min_size=1, max_size=crew.models, initial_size=crew.models),
+        "compute": data.ActorPoolStrategy(
+            min_size=1,
+            max_size=crew.models,
+            initial_size=crew.models,
+            max_tasks_in_flight_per_actor=1 if again else None,  # what waits for a process is lost with it
+        ),
         "max_task_retries": retries,
     }
     with _context(data):

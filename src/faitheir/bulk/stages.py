@@ -407,16 +407,26 @@ class Whole(Model):
     def __init__(self, work: Work, *, guarded: bool) -> None:
         super().__init__(work)
         self._guarded = guarded
+        #: Ray gives a process that it starts anew first what the one before was killed at.
+        self._suspicious = _restarted()
 
     def __call__(self, table: "pa.Table") -> "Iterator[pa.Table]":
         """Files finished, batch after batch. The model stays in this thread, whose memory is used again."""
         # Where the model has one thread, others would only take turns with it.
         threads = self.work.threads if self.work.threads > 1 else 0
         for unit in unpack(table):
-            decoded = _pictures(unit, self.work, guarded=self._guarded, ahead=min(threads, 1))
+            guarded, self._suspicious = self._guarded or self._suspicious, False
+            decoded = _pictures(unit, self.work, guarded=guarded, ahead=min(threads, 1))
             made = chain.from_iterable(self._made([item] for item in decoded))
             finished = _finished(made, self.work, threads)
             yield from map(pack, _batches(finished, lambda item: item.row.get("width", 0) * item.row.get("height", 0)))
+
+
+def _restarted() -> bool:
+    """Whether this process of Ray's takes the place of one that was killed."""
+    import ray
+
+    return ray.is_initialized() and bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def finish(table: "pa.Table", *, work: Work) -> "Iterator[pa.Table]":
