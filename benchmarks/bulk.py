@@ -139,7 +139,7 @@ def watch(arguments: Sequence[str], target: Path, seconds: float, cpus: int) -> 
         "ended": ended,
         "first": times[0] - started,
         "wall": times[-1] - started,
-        "start": float(np.interp(times[0], clock, np.sum(taken, axis=0))),
+        "start": float(np.interp(times[0], clock, np.sum(taken, axis=1))),
         "rate": (len(steady) - 1) / (steady[-1] - steady[0]) * 60,
         "cpu": sum(by_part) / (len(steady) - 1),
         "parts": [seconds / (len(steady) - 1) for seconds in by_part],

@@ -1,6 +1,7 @@
 """A run: the plan through Ray Data, the account of it, and what is tried again."""
 
 import contextlib
+import importlib
 import logging
 import os
 import re
@@ -36,6 +37,9 @@ _TASK_CPUS = 0.25
 _RAYS_OWN = 8
 #: What a model on the CPU leaves for such tasks.
 _SPARE_CPUS = 0.5
+#: Seconds between two looks of Ray Data at its tasks, which last seconds. Each look takes its driver milliseconds.
+_LOOK = 0.5
+_INTERVAL = "WAIT_FOR_TASK_COMPLETION_TIMEOUT_S"
 #: Seconds in which a cluster must answer.
 _ANSWER = 10
 #: Failures whose texts a summary holds; the manifest has all.
@@ -407,10 +411,15 @@ def _context(data: Any) -> Iterator[None]:
         "memory_usage_poll_interval_s": None,  # a thread for each task, whose figures nobody sees
     }
     before = {name: getattr(context, name) for name in wanted}
+    # Ray has no setting for it; in versions that do not call it so, it stays at 0.1.
+    loop: Any = importlib.import_module("ray.data._internal.execution.streaming_executor_state")
+    interval = getattr(loop, _INTERVAL, None)
     log = logging.getLogger("ray.data")
     level = log.level
     for name, value in wanted.items():
         setattr(context, name, value)
+    if interval is not None:
+        setattr(loop, _INTERVAL, _LOOK)
     if not logging.getLogger("faitheir").isEnabledFor(logging.DEBUG):
         log.setLevel(logging.CRITICAL)  # of each lost task it shows a stack
     try:
@@ -420,6 +429,8 @@ def _context(data: Any) -> Iterator[None]:
             yield
     finally:
         log.setLevel(level)
+        if interval is not None:
+            setattr(loop, _INTERVAL, interval)
         for name, value in before.items():
             setattr(context, name, value)
 
