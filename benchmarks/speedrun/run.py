@@ -109,6 +109,7 @@ def main() -> None:
         *rows,
         "",
     ]
+    args.records.mkdir(parents=True, exist_ok=True)
     write_atomic(args.records / f"{today}-{args.name}.md", "\n".join(record).encode())
     print("\n".join(record))
 
