@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 PROTOCOL = HERE.parent / "results" / "protocol.toml"
 
 #: What the means over the photographs must reach: LPIPS (vgg) at most, the thumbnail's PSNR in dB at least.
-LPIPS_VGG, THUMBNAIL_PSNR = 0.55, 28.0
+LPIPS_VGG, THUMBNAIL_PSNR = 0.545, 28.0
 SEEDS = (1, 2)
 
 

@@ -152,8 +152,11 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
-        tensor = tensors[value["tensor"]]
-        return torch.empty_strided(tensor.shape, value["stride"], dtype=tensor.dtype).copy_(tensor)
+        tensor, stride = tensors[value["tensor"]], value["stride"]
+        reach = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, stride, strict=True))
+        if min(stride, default=0) < 0 or (tensor.numel() and reach != tensor.numel()):
+            raise ValueError(f"strides {stride} do not fit a tensor of shape {tuple(tensor.shape)}")
+        return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
     if "tuple" in value:
         return tuple(_unpack(item, tensors) for item in value["tuple"])
     return {key: _unpack(item, tensors) for key, item in value["dict"]}
