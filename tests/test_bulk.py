@@ -459,8 +459,9 @@ def test_what_the_library_warns_of_is_noted_of_the_file_it_is_about(
 @pytest.mark.usefixtures("embedded")
 def test_a_thumbnail_that_does_not_fit_is_made_at_32x(photo: Photo, tmp_path: Path) -> None:
     large, small, out = photo("in/a.png", 1400, 1000), photo("in/b.png", 96, 64), tmp_path / "out"
-    # Well below the least that was tried: a file's size is not quite monotonic in its quality.
-    limit = int(0.8 * int(refused("downscale", large, "--scale", 16, "--bytes", 30).split("at least ")[1].split()[0]))
+    # Well below the smallest file found: a file's size is not quite monotonic in its quality.
+    sentence = refused("downscale", large, "--scale", 16, "--bytes", 30)
+    limit = int(0.8 * int(sentence.split("found takes ")[1].split(",")[0]))
     options = ("--bytes", limit, "--dtype", "float32")
     ok("downscale", large, small, "-o", tmp_path / "plain", *options)
     budget = ThumbnailFiles(limit=limit)
