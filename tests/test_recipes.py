@@ -49,6 +49,7 @@ RECIPES: dict[str, list[str]] = {
     "turbo-x32": [],
     "ablation": list(ROWS),
     "irn": ["irn-x16", "t-irn-x16"],
+    "rivals": ["nano-x16-scratch", "sr-x16", "t-irn-x16", "irn-x16-zeros"],
 }
 
 
