@@ -137,6 +137,15 @@ def test_output_that_cannot_be_written(command: str, photo: Photo, tmp_path: Pat
     assert names(tmp_path) == {"a.png", "file"}
 
 
+@pytest.mark.parametrize("command", ["downscale", "upscale", "roundtrip"])
+def test_a_picture_named_for_an_output_folder(command: str, tiny_model: Path, photo: Photo, tmp_path: Path) -> None:
+    path, output = photo("a.png"), tmp_path / "b.avif"
+    assert "named like a picture" in refused(command, path, "-o", output, status=2)
+    assert names(tmp_path) == {"a.png"}
+    output.mkdir()  # a folder that is there is what was meant
+    ok(command, path, "--model", tiny_model, "-o", output)
+
+
 def test_output_folder_without_permission(photo: Photo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
     assert "permission" in refused("downscale", photo("a.png"), status=2)

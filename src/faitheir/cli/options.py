@@ -14,7 +14,7 @@ import click
 from faitheir.batches import RestoredFormat
 from faitheir.cli.messages import MESSAGES, printable, show_error
 from faitheir.errors import PlanError, Stopped, reason
-from faitheir.images import DEFAULT_MAX_PIXELS, ExifMode
+from faitheir.images import DEFAULT_MAX_PIXELS, ExifMode, is_picture_path
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,10 +123,22 @@ def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+class _OutputFolder(click.Path):
+    """A folder to write into. A name like a picture's would else silently become a folder's."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, readable=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if is_picture_path(path) and not path.is_dir():
+            self.fail(f"{path} is named like a picture; give a folder: outputs are named after inputs.", param, ctx)
+        return path
+
+
 def output_option(text: str, **options: Any) -> Callable[[F], F]:
     """``-o DIR``, with the help ``text``."""
-    folder = click.Path(file_okay=False, readable=False, path_type=Path)
-    return click.option("-o", "--output", metavar="DIR", type=folder, help=text, **options)
+    return click.option("-o", "--output", metavar="DIR", type=_OutputFolder(), help=text, **options)
 
 
 recursive_option = click.option("-r", "--recursive", is_flag=True, help="Include the folders inside folders.")
