@@ -38,6 +38,7 @@ def test_info_of_a_model(tiny_model: Path) -> None:
     for part in (pipeline.weights, "tiny-x16", str(tiny_model), f"({total:,})", f"{total / 1e6:.3f} M"):
         assert part in text
     rows = dict(line.split(maxsplit=1) for line in text.splitlines() if len(line.split(maxsplit=1)) == 2)
+    assert rows["compression_blocks"] == "0"  # the longest name
     assert (rows["scale"], rows["transform"], rows["backbone"]) == ("16", "lrt", "nano")
     assert rows["pse_hidden"] == "[8]"
 

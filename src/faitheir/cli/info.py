@@ -165,7 +165,7 @@ def _describe_model(config: "ModelConfig", where: str, weights: str | None = Non
         # Whole configurations inside (turbo's networks) are in config.json for those who want them.
         shown = {"backbone" if k == "kind" else k: v for k, v in options.items() if not isinstance(v, dict)}
         rows += [(name, v if isinstance(v, str) else json.dumps(v)) for name, v in shown.items()]
-    lines = [f"{name:<18}{value}" for name, value in rows]
+    lines = _columns(rows)
     table = parameter_table(config)
     table |= {"Total": sum(table.values())}
     lines += ["", f"{'Parameters':<30}"]
@@ -200,4 +200,10 @@ def _describe_thumbnail(path: Path) -> str:
             ("model", f"{model} ({here})"),
             ("weights", made.weights),
         ]
-    return "\n".join(f"{name:<18}{value}" for name, value in rows)
+    return "\n".join(_columns(rows))
+
+
+def _columns(rows: list[tuple[str, str]]) -> list[str]:
+    """One line for each name and value; values begin below each other."""
+    width = max(18, *(len(name) + 2 for name, _ in rows))
+    return [f"{name:<{width}}{value}" for name, value in rows]
