@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +55,43 @@ def test_only_what_a_killed_process_left_is_cleared(kind: str, tmp_path: Path) -
         clear_temporaries(tmp_path)
     assert names(tmp_path) == {".faitheir-other"}
     assert {path.name for path in tmp_path.iterdir()} == {".faitheir-other"}
+
+
+def make_a_folder(folder: Path) -> None:
+    with temporary_folder(folder) as inside:
+        (inside / "a.png").write_bytes(b"half")
+
+
+def make_a_claim(folder: Path) -> None:
+    with claim(folder / "a.png") as ours:
+        assert ours
+
+
+@pytest.mark.parametrize("make", [lambda folder: write_atomic(folder / "a.png", b"whole"), make_a_folder, make_a_claim])
+def test_an_interruption_at_any_time_leaves_nothing(make: Callable[[Path], None], tmp_path: Path) -> None:
+    """By a signal after ever more microseconds, until what is made is done before it comes."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    microseconds, interrupted, done = 1, 0, 0
+    try:
+        while done < 30:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
+                make(tmp_path)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                done += 1
+            except KeyboardInterrupt:
+                interrupted += 1
+            assert names(tmp_path) <= {"a.png"}
+            assert len(list(tmp_path.iterdir())) <= 1
+            microseconds += 2
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert interrupted > 10
 
 
 def test_a_claim_is_one_process_s_until_it_ends(tmp_path: Path) -> None:

@@ -53,21 +53,15 @@ def write_atomic(path: PathLike, data: bytes) -> None:
             raise StorageError(f"{path} cannot be written: it is a folder; choose another name.")
         if not path.parent.is_dir():
             raise StorageError(f"{path} cannot be written: {path.parent} is not a folder; create it first.")
-        temporary, file = _new_temporary(path.parent)
-        try:
-            with file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                if os.fstat(file.fileno()).st_size != len(data):  # some network disks lose what is written in silence
-                    raise OSError(errno.EIO, "the disk holds less than was written")
-                if os.name != "nt":  # Windows renames no open file; elsewhere it stays locked until it is in place
-                    temporary.replace(path)
-            if os.name == "nt":
-                temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with _new_temporary(path.parent) as (temporary, file):
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            if os.fstat(file.fileno()).st_size != len(data):  # some network disks lose what is written in silence
+                raise OSError(errno.EIO, "the disk holds less than was written")
+            if os.name == "nt":  # Windows renames no open file; elsewhere it stays locked until it is in place
+                file.close()
+            temporary.replace(path)
         flush_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({why(error)}); {_remedy(error)}.") from error
@@ -87,12 +81,8 @@ def temporary_folder(parent: PathLike) -> Iterator[Path]:
 
     Where the process is killed, `clear_temporaries` removes it. OSError if it cannot be created.
     """
-    path, file = _new_temporary(Path(parent), folder=True)
-    try:
-        with file:
-            yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+    with _new_temporary(Path(parent), folder=True) as (path, _):
+        yield path
 
 
 @contextlib.contextmanager
@@ -111,19 +101,28 @@ def claim(path: PathLike) -> Iterator[bool]:
     except OSError:  # a full disk, say: writing the file itself will tell
         yield True
         return
+    except BaseException:  # interrupted, perhaps when it was there already
+        _remove_abandoned(marker)
+        raise
     if file is None:
         yield False
         return
-    with file:
-        if _lock(file.fileno()) is None:
+    locked = True
+    try:
+        locked = _lock(file.fileno()) is not None
+        if not locked:
             file.close()  # Windows removes no open file
             marker.unlink(missing_ok=True)
-            yield True
-            return
+        yield True
+    finally:
         try:
-            yield True
+            if locked:
+                _remove(marker)  # before it is unlocked: afterwards it may be another's
+        except KeyboardInterrupt:
+            _remove(marker)
+            raise
         finally:
-            marker.unlink(missing_ok=True)  # before it is unlocked: afterwards it may be another's
+            file.close()
 
 
 def clear_temporaries(folder: PathLike) -> None:
@@ -138,21 +137,43 @@ def _temporary_name(middle: str) -> str:
     return f"{TEMPORARY_PREFIX}{middle}{TEMPORARY_SUFFIX}"
 
 
-def _new_temporary(parent: Path, *, folder: bool = False) -> tuple[Path, BinaryIO]:
-    """A new file, or a new folder and the file in it that is locked for it."""
+@contextlib.contextmanager
+def _new_temporary(parent: Path, *, folder: bool = False) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file, or a new folder and the file in it that is locked for it; what is left of it is removed.
+
+    It is named before it is made: an interruption may come at any point, and leaves nothing.
+    """
     while True:
         path = parent / _temporary_name(secrets.token_hex(8))
-        if folder:
-            path.mkdir()
         try:
-            file = _create(path / _LOCK if folder else path)
-        except BaseException as error:
-            shutil.rmtree(path, ignore_errors=True)
-            if not (folder and isinstance(error, FileNotFoundError)):
-                raise
-        else:
+            if folder:
+                path.mkdir()
+            file = None
+            try:
+                file = _create(path / _LOCK if folder else path)
+            except FileNotFoundError:  # the folder was taken for abandoned before it was locked
+                if not folder:
+                    raise
             if file is not None:
-                return path, file
+                with file:
+                    yield path, file
+                return
+        finally:
+            try:
+                _remove(path)
+            except KeyboardInterrupt:
+                _remove(path)
+                raise
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there and can be removed."""
+    try:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as error:
+        # An interrupted rmtree may close a descriptor twice; that error hides the interruption.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
 
 
 def _create(path: Path) -> BinaryIO | None:
@@ -161,8 +182,12 @@ def _create(path: Path) -> BinaryIO | None:
     None where another process took it for abandoned before it was locked, and removes it.
     """
     file = path.open("xb")
-    if _lock(file.fileno()) is not False and path.exists():
-        return file
+    try:
+        if _lock(file.fileno()) is not False and path.exists():
+            return file
+    except BaseException:
+        file.close()  # and with it the lock, which the error's traceback would hold
+        raise
     file.close()
     return None
 
