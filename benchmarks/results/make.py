@@ -115,6 +115,7 @@ def main() -> None:
         shown = [*table["metrics"], *table.get("costs", ["bytes", "bits_per_pixel"])]
         kept = tables_of(results, shown)
         text = "\n".join(to_markdown(t) for t in kept if not table.get("only") or t.caption in table["only"])
+        text = text.replace(str(args.runs), "RUNS").replace(str(args.networks), "NETWORKS")  # places say nothing
         if differing := other_versions(results, protocol["versions"]):
             text += f"\nMeasured with {'; '.join(differing)}.\n"
         write_atomic(args.output / f"{name}.md", text.encode())
