@@ -1,6 +1,7 @@
 """A run: the plan through Ray Data, the account of it, and what is tried again."""
 
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -355,6 +356,8 @@ def sample(files: list[File], work: Work, cluster: Cluster, device: str) -> list
 def _stream(blocks: list[Any], work: Work, crew: Crew, *, again: bool) -> Iterator[Item]:
     """Blocks of tasks through the stages, and what comes back, as it does."""
     data = import_ray().data
+    # A cycle of references may hold the pass before and with it the CPUs of its models: this one would wait for ever.
+    gc.collect()
     retries = 0 if again else _RETRIES
     # Requests for CPUs that differ keep Ray from running two stages as one.
     options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
