@@ -161,7 +161,7 @@ def _new_temporary(parent: Path, *, folder: bool = False) -> Iterator[tuple[Path
         finally:
             try:
                 _remove(path)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # at its very entry perhaps, so it cannot see to this itself
                 _remove(path)
                 raise
 
