@@ -356,7 +356,7 @@ def sample(files: list[File], work: Work, cluster: Cluster, device: str) -> list
 def _stream(blocks: list[Any], work: Work, crew: Crew, *, again: bool) -> Iterator[Item]:
     """Blocks of tasks through the stages, and what comes back, as it does."""
     data = import_ray().data
-    # Where a worker was lost, a cycle of references holds the pass before, and so its models' CPUs: this one would wait.
+    # Where a worker was lost, a cycle of references holds the pass before and its models' CPUs: this one would wait.
     gc.collect()
     retries = 0 if again else _RETRIES
     # Requests for CPUs that differ keep Ray from running two stages as one.
