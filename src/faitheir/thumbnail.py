@@ -477,7 +477,7 @@ def _encode_pixels(picture: Picture, format_: ThumbnailFormat, quality: int | No
         return containers.compact_jpeg(images.encode_picture(picture, "jpg", quality=quality, **options))
     if format_ == "avif":
         options = {"subsampling": "4:4:4", "speed": 4, "codec": "aom", "advanced": {"tune": "psnr"}}
-        return images.encode_picture(picture, "avif", quality=quality, **options)
+        return containers.compact_avif(images.encode_picture(picture, "avif", quality=quality, **options))
     if quality is None:
         files = (
             images.encode_picture(picture, "webp", quality=effort, method=method, lossless=True, exact=True)
