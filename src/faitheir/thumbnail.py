@@ -53,7 +53,7 @@ LOSSY_FORMATS: tuple[ThumbnailFormat, ...] = ("webp", "avif", "jpg")
 
 DEFAULT_FORMAT: ThumbnailFormat = "avif"
 #: Of lossy files, where nothing is said of it. PNG is the one format that is lossless then.
-DEFAULT_QUALITY: dict[ThumbnailFormat, int] = {"webp": 90, "avif": 70, "jpg": 85}
+DEFAULT_QUALITY: dict[ThumbnailFormat, int] = {"webp": 90, "avif": 60, "jpg": 85}
 
 #: Above this mean squared error of its levels (27 dB) a thumbnail restores worse than a better one of the next scale:
 #: in LPIPS, 16x against 32x in as many bytes, on five photographs of 481 x 321 at 170 to 420 bytes.
