@@ -115,7 +115,7 @@ def test_photographs_come_back_and_a_broken_one_says_why(
     page.shown("first.png")
     page.until("document.getElementById('queue-heading').textContent.includes('3 of 3')")
     states = page.states()
-    assert re.fullmatch(r"[\d.]+ kB → \d+ byte", states[0])
+    assert re.fullmatch(r"[\d.]+ kB → \d+ bytes", states[0])
     assert states[1].startswith("Failed: The photograph is damaged")
     assert "→" in states[2]
     # What is measured in the page is what the library measures.
@@ -126,7 +126,7 @@ def test_photographs_come_back_and_a_broken_one_says_why(
     facts = page.measured()
     assert float(facts["PSNR"].removesuffix(" dB")) == pytest.approx(psnr(original, restored), abs=0.006)
     assert float(facts["SSIM"]) == pytest.approx(ssim(original, restored), abs=2e-4)
-    assert facts["Thumbnail"] == f"{len(thumbnail)} byte, 10 × 7"  # noqa: RUF001
+    assert facts["Thumbnail"] == f"{len(thumbnail)} bytes, 10 × 7"  # noqa: RUF001
     assert facts["Original"].endswith("160 × 112")  # noqa: RUF001
     size = page.run("const i = document.getElementById('thumbnail'); return [i.width, i.height, i.naturalWidth]")
     assert size == [10, 7, 10]

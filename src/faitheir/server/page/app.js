@@ -11,10 +11,10 @@ const make = (name, properties = {}, ...children) => {
 // Words around numbers are English; numbers and units are the reader's.
 const number = (value, digits = 0) =>
   new Intl.NumberFormat(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
-const unit = (value, name, digits = 0) => new Intl.NumberFormat(undefined, {
-  style: "unit", unit: name, maximumFractionDigits: digits, minimumFractionDigits: digits,
+const unit = (value, name, digits = 0, unitDisplay = "short") => new Intl.NumberFormat(undefined, {
+  style: "unit", unit: name, unitDisplay, maximumFractionDigits: digits, minimumFractionDigits: digits,
 }).format(value);
-const bytes = (count) => (count < 1000 ? unit(count, "byte") : count < 1e6 ? unit(count / 1000, "kilobyte", 1)
+const bytes = (count) => (count < 1000 ? unit(count, "byte", 0, "long") : count < 1e6 ? unit(count / 1000, "kilobyte", 1)
   : unit(count / 1e6, "megabyte", 1));
 const pixels = ([width, height]) => `${number(width)} × ${number(height)}`;
 const decibels = (value) => (Number.isFinite(value) ? `${number(value, 2)} dB` : "∞ dB");
