@@ -123,7 +123,7 @@ def _compact_avif(data: bytes) -> bytes:
         for name, item in _avif_boxes(boxes[b"iinf"][6:])
     )
     boxes[b"iprp"] = _without_colours(boxes[b"iprp"])
-    # Where the items' data are is told from the start of the file: what is before them must be whole first.
+    # Offsets count from the start of the file, so the boxes before the data must have their final length.
     items = _avif_places(boxes[b"iloc"])
     parts = [data[at : at + length].removeprefix(_DELIMITER) for _, at, length in items]
     if sum(length for _, _, length in items) != len(top[2][1]):
@@ -139,7 +139,7 @@ def _compact_avif(data: bytes) -> bytes:
 
 
 def _avif_places(content: bytes) -> list[tuple[bytes, int, int]]:
-    """Of each item in an iloc box: the 6 bytes before its place, where its data begin and how many they are."""
+    """The items of an iloc box: the first 6 bytes of each entry, then its extent's offset and length."""
     if content[:6] != b"\0\0\0\0\x44\0":  # version 0, offsets and lengths of 32 bits, no bases
         raise ValueError("places of another form")
     items = [(item[:6], *struct.unpack(">II", item[6:])) for item in _pieces(content[8:], 14)]
