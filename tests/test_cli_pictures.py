@@ -206,13 +206,16 @@ def test_thumbnail_of_other_weights(tiny_model: Path, photo: Photo, tmp_path: Pa
 def test_warnings_of_other_packages_are_not_shown(
     tiny_model: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are one line of ours, and --verbose shows them; where something failed, that is said alone."""
+    """They are one line of ours, and --verbose shows them; where something failed or interrupts, that is said alone."""
     original = FaithEIRPipeline.downscale_picture
+    interrupted = False
 
     def warn(*arguments: Any, **options: Any) -> Any:
         warnings.warn("Corrupt EXIF data", UserWarning, stacklevel=1)
         os.write(2, b"TIFFReadDirectory: Warning, Unknown field.\n")
         logging.getLogger("PIL.TiffImagePlugin").error("More samples per pixel than can be decoded: 5")
+        if interrupted:
+            raise KeyboardInterrupt
         return original(*arguments, **options)
 
     monkeypatch.setattr(FaithEIRPipeline, "downscale_picture", warn)
@@ -227,6 +230,8 @@ def test_warnings_of_other_packages_are_not_shown(
     damaged = photo("damaged.png")
     damaged.write_bytes(b"")
     assert "zero bytes" in refused("downscale", path, damaged, "--model", tiny_model, "--overwrite")
+    interrupted = True
+    assert call(*command).stderr == "faitheir: interrupted, 0 done; with --overwrite all are done anew.\n"
 
 
 def test_thumbnail_whose_metadata_lies(run: Callable[..., str], photo: Photo, tmp_path: Path, tiny_model: Path) -> None:

@@ -35,10 +35,14 @@ class Messages(logging.Handler):
         if ours or self.verbose:
             name = "" if ours else f"{record.name}: "
             level = record.levelname.lower()
-            tqdm.write(printable(f"faitheir: {level}: {name}{one_line(record.getMessage())}"), file=sys.stderr)
-            self._shown += 1
+            self.show(f"{level}: {name}{one_line(record.getMessage())}")
         else:
             self._held_back += 1
+
+    def show(self, text: str) -> None:
+        """Show a line; OSError where stderr is gone."""
+        self._shown += 1
+        tqdm.write(printable(f"faitheir: {text}"), file=sys.stderr)
 
     def be_verbose(self) -> None:
         """Show everything from now on, and of ours what is logged as information, too."""
@@ -49,7 +53,8 @@ class Messages(logging.Handler):
     def attached(self) -> Iterator[None]:
         """Be the handler of this process's logging and warnings; what was held back is counted in one line at the end.
 
-        That line is left out where something else was shown: an error says enough.
+        That line is left out where something else was shown: an error says enough, and so does an interruption, during
+        which Python may warn of files that it left open.
         """
         self.verbose, self._shown, self._held_back = False, 0, 0
         level = _LOG.level

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from faitheir.batches import RestoredFormat
-from faitheir.cli.messages import MESSAGES, printable, show_error
+from faitheir.cli.messages import MESSAGES, show_error
 from faitheir.errors import PlanError, Stopped, reason
 from faitheir.images import DEFAULT_MAX_PIXELS, ExifMode, is_picture_path
 
@@ -71,7 +71,7 @@ class Commands(click.Group):
             except (Stopped, click.Abort) as error:
                 stopped = error if isinstance(error, Stopped) else _stopped(error.__cause__)
                 with contextlib.suppress(OSError):  # SIGHUP: the terminal may be gone
-                    click.echo(printable(f"faitheir: {stopped}"), err=True)
+                    MESSAGES.show(str(stopped))
                 status = stopped.status
             except Exception as error:
                 if os.environ.get("FAITHEIR_TRACEBACK"):  # for those who look for a fault in FaithEIR itself
