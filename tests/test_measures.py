@@ -172,7 +172,7 @@ def test_dists_at_256_reduces_the_shorter_side(vgg16: Path) -> None:
     resize = pytest.importorskip("torchvision.transforms.functional").resize
     whole, reduced = (picture_metric(name, weights={"vgg16": vgg16}) for name in ("dists", "dists_256"))
     a, b = noise(270, 300), noise(270, 300, 1)
-    small = [np.asarray(resize(Image.fromarray(p), 256)) for p in (a, b)]
+    small = [np.array(resize(Image.fromarray(p), 256)) for p in (a, b)]
     assert small[0].shape == (256, 284, 3)
     assert reduced(a, b) == pytest.approx(whole(*small), abs=1e-6)
     assert reduced(a[:64], b[:64]) == pytest.approx(whole(a[:64], b[:64]), abs=1e-6)

@@ -140,7 +140,7 @@ class Resampling(System):
         return self._resized(small, (small.shape[1] * self.factor, small.shape[0] * self.factor))
 
     def _resized(self, rgb: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-        return np.asarray(Image.fromarray(rgb).resize(size, self._filter))
+        return np.array(Image.fromarray(rgb).resize(size, self._filter))
 
 
 class Restored(System):
