@@ -45,7 +45,8 @@ def rate_distortion(
     models = [line for line in lines if line in {line_of(result) for result in results if result.kind == "model"}]
     styles: dict[Line, dict[str, Any]] = {}
     for index, line in enumerate(models):
-        styles[line] = {"color": ink, "marker": "*ph8"[index % 4], "markersize": 13, "zorder": 3}
+        look = {"marker": "*h"[index // 2 % 2], "fillstyle": ("full", "none")[index % 2]}
+        styles[line] = look | {"color": ink, "markersize": 13, "zorder": 3}
     # The lists are of coprime lengths: 42 systems before two look alike.
     others = list(dict.fromkeys(line._replace(reduced=False) for line in lines if line not in models))
     for index, line in enumerate(others):
