@@ -10,6 +10,7 @@ the middles of photographs, before and after. ``--networks`` is the folder of th
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,42 +19,34 @@ from torch import Tensor
 from tqdm import tqdm
 
 from faitheir import FaithEIRPipeline, Thumbnail, ThumbnailInfo
-from faitheir.evaluation.measures import picture_metric
+from faitheir.evaluation.measures import picture_metric, to_tensor
 from faitheir.evaluation.metrics import psnr
 from faitheir.files import find_photographs
 from faitheir.images import Picture, UInt8Array, bicubic_thumbnail, read_picture
 from faitheir.nn.codec import Reconstruction
 from faitheir.nn.quantize import quantize_8bit
-from faitheir.training.config import FeatureLossConfig, LossConfig, LossyConfig, LossyFormat
+from faitheir.training.config import LossyConfig, LossyFormat, load_train_config
 from faitheir.training.losses import Objective
 from faitheir.training.lossy import LossyStorage
 
-#: Network -> its file, and its share in the losses.
+RECIPE = Path(__file__).parents[1] / "configs" / "nano-x16-codec.toml"
+
+#: Files of the losses' networks, below --networks.
 NETWORKS = {
-    "squeezenet": ("squeezenet1_0.safetensors", 1.0),
-    "taesana": ("taesana_encoder.safetensors", 1.0),
-    "alexnet": ("alexnet_features.safetensors", 0.85),
-    "efficientnet_lite0": ("efficientnet_lite0.safetensors", 1.0),
+    "squeezenet": "squeezenet1_0.safetensors",
+    "taesana": "taesana_encoder.safetensors",
+    "alexnet": "alexnet_features.safetensors",
+    "efficientnet_lite0": "efficientnet_lite0.safetensors",
 }
 
 
-def objective(folder: Path, *, rate: float, perceptual: bool) -> Objective:
-    """The stage's losses; with ``rate`` for what lossy files cost. Not ``perceptual``: the squared error alone."""
-    features = tuple(
-        FeatureLossConfig(network=name, weights=str(folder / file), share=share)  # type: ignore[arg-type]
-        for name, (file, share) in NETWORKS.items()
-    )
-    config = LossConfig(
-        guidance=850.0 if perceptual else 300.0,
-        guidance_norm="l2",
-        pixel=90.0 if perceptual else 200.0,
-        pixel_norm="l2",
-        feature=1.5 if perceptual else 0.0,
-        texture=3.2 if perceptual else 0.0,
-        rate=rate,
-        semantic=0.0,
-        features=features,
-    )
+def objective(folder: Path, *, priced: bool, perceptual: bool) -> Objective:
+    """The stage's losses, bits only where ``priced``; not ``perceptual``: squared error and the thumbnail's looks."""
+    config = load_train_config(RECIPE, only="avif").losses
+    features = tuple(replace(f, weights=str(folder / NETWORKS[f.network])) for f in config.features)
+    config = replace(config, semantic=0.0, features=features, rate=config.rate if priced else 0.0)
+    if not perceptual:
+        config = replace(config, feature=0.0, texture=0.0, guidance=300.0, pixel=200.0)
     return Objective(config, 0, tokens=False)
 
 
@@ -76,10 +69,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=6, help="photographs, spread over the folder")
     parser.add_argument("--side", type=int, default=384, help="side of their middles")
     args = parser.parse_args()
+    torch.manual_seed(0)  # where the losses look is drawn
 
     pipeline = FaithEIRPipeline.from_pretrained(args.model, dtype="auto", fidelity=args.fidelity)
     model = pipeline.model.requires_grad_(False)
-    files = {"alexnet": args.networks / NETWORKS["alexnet"][0], "vgg16": args.networks / "vgg16_features.safetensors"}
+    files = {"alexnet": args.networks / NETWORKS["alexnet"], "vgg16": args.networks / "vgg16_features.safetensors"}
     metrics = {name: picture_metric(name, weights=files) for name in ("lpips_alex", "lpips_vgg", "dists")}
     paths = list(find_photographs(args.hr))
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(args.count, len(paths))).astype(int)]
@@ -102,11 +96,11 @@ def main() -> None:
         quality = int(number) if number else None
         drawn = LossyFormat(format=form, share=1.0, **({"quality": (quality, quality)} if quality else {}))
         store = LossyStorage(LossyConfig(formats=(drawn,)))
-        loss = objective(args.networks, rate=0.9 if quality else 0.0, perceptual=not args.fidelity)
+        loss = objective(args.networks, priced=quality is not None, perceptual=not args.fidelity)
         before, after = [], []
         for path in tqdm(paths, disable=None):
             rgb = middle(read_picture(path).rgb, args.side, model.size_multiple)
-            x = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float() / 255
+            x = to_tensor(rgb, pipeline.device)
             with torch.no_grad():
                 y = model.project(x).clamp(0, 1)
             before.append(figures(rgb, y, quality))

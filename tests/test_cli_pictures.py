@@ -206,7 +206,7 @@ def test_thumbnail_of_other_weights(tiny_model: Path, photo: Photo, tmp_path: Pa
 def test_warnings_of_other_packages_are_not_shown(
     tiny_model: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are one line of ours, and --verbose shows them; where something failed or interrupts, that is said alone."""
+    """They are one line of ours, and --verbose shows them; where something fails or interrupts, that is said alone."""
     original = FaithEIRPipeline.downscale_picture
     interrupted = False
 
